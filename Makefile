@@ -1,0 +1,48 @@
+# The commands of the README. Each sets up what it needs: `scripts/setup` says what that is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench demo fmt
+
+# Where cargo puts what it builds; our own downloads go beside it.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+# One shape of command everywhere: `-p` would resolve other features and build everything a second time.
+BUILD := cargo build --workspace
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-8s %s\n' "$$name" "$$what"; done
+
+run: ## build and start the server, settings from the environment
+	@scripts/setup build
+	@echo 'Building Patchbay.'
+	$(BUILD)
+	@echo 'Starting it. Agents and API: $(or $(PATCHBAY_LISTEN),127.0.0.1:3001). Data: $(or $(PATCHBAY_DATA_DIR),./data). Ctrl-C stops it.'
+	@exec "$$CARGO_TARGET_DIR/debug/patchbay"
+
+test: ## all tests, those with foreign WebSocket clients too
+	@scripts/setup build interop
+	$(BUILD)
+	cargo test --workspace
+	tests/interop/run
+
+check: ## format, lints, dependency rules, chart
+	@scripts/setup build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --test it -- rules::
+	scripts/lint-chart
+
+bench: ## measure against the figures in docs/performance.md
+	@scripts/setup build
+	cargo build --workspace --release
+	scripts/bench
+
+demo: ## 500 simulated agents against a server that already runs
+	@scripts/setup build
+	$(BUILD)
+	scripts/demo $(ARGS)
+
+fmt: ## format all Rust code
+	cargo fmt --all

@@ -1,0 +1,264 @@
+//! Instruments. One set feeds `/metrics` here and whatever else reads the provider. Labels are words out of short
+//! lists, never ids: each method says which words are meant.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::Bus;
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter},
+};
+use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+
+/// The name under which the instruments are registered.
+const SCOPE: &str = "patchbay.gateway";
+
+/// Upper bounds of the request histogram's buckets, in seconds: from a digest check to a login's bcrypt and beyond.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Close codes that get a label of their own; all others share one, since a peer may choose any number.
+const CODES: [u16; 10] = [1000, 1001, 1002, 1006, 1007, 1008, 1009, 1011, 1012, 4401];
+
+/// Why there are no instruments.
+#[derive(Debug, thiserror::Error)]
+#[error("the metrics exporter cannot be set up: {0}")]
+pub struct MetricsError(String);
+
+/// The instruments of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    provider: SdkMeterProvider,
+    meter: Meter,
+    agents: UpDownCounter<i64>,
+    upgrades: Counter<u64>,
+    auth_paths: Counter<u64>,
+    frames_in: Counter<u64>,
+    frames_out: Counter<u64>,
+    frames_ignored: Counter<u64>,
+    closes: Counter<u64>,
+    flaps: Counter<u64>,
+    command_replies: Counter<u64>,
+    facts: UpDownCounter<i64>,
+    facts_dropped: Counter<u64>,
+    bus_requests: Counter<u64>,
+    http_requests: Histogram<f64>,
+    logins: Counter<u64>,
+    sse: UpDownCounter<i64>,
+    bcrypt: UpDownCounter<i64>,
+    held_bytes: UpDownCounter<i64>,
+}
+
+impl Metrics {
+    /// Makes the instruments, read by `/metrics` alone.
+    ///
+    /// # Errors
+    /// When the exporter refuses its registry.
+    pub fn new() -> Result<Self, MetricsError> {
+        Self::with(SdkMeterProvider::builder())
+    }
+
+    /// Makes the instruments on a provider that has further readers.
+    ///
+    /// # Errors
+    /// When the exporter refuses its registry.
+    pub fn with(provider: MeterProviderBuilder) -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(|e| MetricsError(e.to_string()))?;
+        let provider = provider.with_reader(reader).build();
+        let meter = provider.meter(SCOPE);
+        let count = |name, what| meter.u64_counter(name).with_description(what).build();
+        let level = |name, what| meter.i64_up_down_counter(name).with_description(what).build();
+        let metrics = Self {
+            agents: level("patchbay.agents.connected", "Agents whose socket this gateway holds"),
+            upgrades: count("patchbay.agent.upgrades", "Upgrade requests of agents by outcome"),
+            auth_paths: count("patchbay.agent.auth", "How an agent's key was checked"),
+            frames_in: count("patchbay.frames.in", "Frames read from agents"),
+            frames_out: count("patchbay.frames.out", "Frames written to agents"),
+            frames_ignored: count("patchbay.frames.ignored", "Messages of agents that were of no use"),
+            closes: count("patchbay.agent.closes", "Agent sockets that ended, by close code"),
+            flaps: count("patchbay.agent.flaps", "An api_id was found to be shared by several machines"),
+            command_replies: count("patchbay.command.replies", "Answers to requests to deliver a command"),
+            facts: level("patchbay.facts.queued", "Facts from sockets that wait for the store"),
+            facts_dropped: count("patchbay.facts.dropped", "Facts that found their buffer full"),
+            bus_requests: count("patchbay.bus.requests", "Requests over the bus by outcome"),
+            http_requests: meter
+                .f64_histogram("patchbay.http.requests")
+                .with_unit("s")
+                .with_description("HTTP requests by route and class of status")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            logins: count("patchbay.logins", "Logins by outcome"),
+            sse: level("patchbay.sse.clients", "Open event streams"),
+            bcrypt: level("patchbay.bcrypt.queued", "bcrypt checks under way or waiting"),
+            held_bytes: level("patchbay.results.held_bytes", "Bytes of posted results that wait for the store"),
+            registry,
+            provider,
+            meter,
+        };
+        metrics.show_zeros();
+        Ok(metrics)
+    }
+
+    /// What was never recorded is not shown; these are asked for from the start.
+    fn show_zeros(&self) {
+        self.agent_connected(false, 0);
+        self.agent_connected(true, 0);
+        self.facts_queued(0);
+        self.sse_clients(0);
+        self.bcrypt_queued(0);
+    }
+
+    /// A meter of the same provider, for another part of the process.
+    #[must_use]
+    pub fn meter(&self, scope: &'static str) -> Meter {
+        self.provider.meter(scope)
+    }
+
+    /// Shows what the bus dropped.
+    pub fn observe_bus(&self, bus: Arc<dyn Bus>) {
+        self.meter
+            .u64_observable_counter("patchbay.bus.dropped")
+            .with_description("Bus messages dropped because a subscriber's queue was full")
+            .with_callback(move |observer| observer.observe(bus.dropped(), &[]))
+            .build();
+    }
+
+    /// Everything, in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "the metrics cannot be printed");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Agents came (+1) or went (-1). `secure`: over TLS.
+    pub fn agent_connected(&self, secure: bool, change: i64) {
+        let scheme = if secure { "secure" } else { "plain" };
+        self.agents.add(change, &[KeyValue::new("scheme", scheme)]);
+    }
+
+    /// An upgrade: `accepted`, `missing_credentials`, `invalid_credentials`, `rate_limited`, `flapping`,
+    /// `store_unavailable`, `bus_unavailable`, `pool_full`, `draining`, `full`, `bad_request`.
+    pub fn upgrade(&self, outcome: &'static str) {
+        self.upgrades.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// How a key was checked: `digest`, `bcrypt`, `plaintext`, `unknown`.
+    pub fn auth_path(&self, path: &'static str) {
+        self.auth_paths.add(1, &[KeyValue::new("path", path)]);
+    }
+
+    /// A frame was read: `text`, `binary`, `ping`, `pong`, `close`.
+    pub fn frame_in(&self, kind: &'static str) {
+        self.frames_in.add(1, &[KeyValue::new("kind", kind)]);
+    }
+
+    /// A frame was written: `text`, `ping`, `pong`, `close`.
+    pub fn frame_out(&self, kind: &'static str) {
+        self.frames_out.add(1, &[KeyValue::new("kind", kind)]);
+    }
+
+    /// A message was of no use: `malformed`, `unknown_type`, `unused`, `binary`.
+    pub fn frame_ignored(&self, reason: &'static str) {
+        self.frames_ignored.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// A socket ended with this close code; 1006 where none was sent.
+    pub fn closed(&self, code: u16) {
+        let code = if CODES.contains(&code) { code.to_string() } else { "other".to_owned() };
+        self.closes.add(1, &[KeyValue::new("code", code)]);
+    }
+
+    /// Several machines share an api_id: newcomers are refused for a while.
+    pub fn flapping(&self) {
+        self.flaps.add(1, &[]);
+    }
+
+    /// A holder answered: `delivered`, `sent`, `busy`, `superseded`, `unknown`, `dropped`.
+    pub fn command_reply(&self, outcome: &'static str) {
+        self.command_replies.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// Facts were buffered (+n) or stored (-n).
+    pub fn facts_queued(&self, change: i64) {
+        self.facts.add(change, &[]);
+    }
+
+    /// Facts found their buffer full.
+    pub fn facts_dropped(&self, facts: u64) {
+        self.facts_dropped.add(facts, &[]);
+    }
+
+    /// A request of ours over the bus ended: `answered`, `no_responder`, `timeout`, `disconnected`, `too_large`.
+    pub fn bus_request(&self, outcome: &'static str) {
+        self.bus_requests.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// An HTTP request was answered. `route` is the pattern, never the path.
+    pub fn http_request(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        let class = match status {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        let labels = [KeyValue::new("method", method), KeyValue::new("route", route), KeyValue::new("status", class)];
+        self.http_requests.record(took.as_secs_f64(), &labels);
+    }
+
+    /// A login: `accepted`, `refused`, `rate_limited`, `pool_full`, `store_unavailable`.
+    pub fn login(&self, outcome: &'static str) {
+        self.logins.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// Event streams were opened (+1) or ended (-1).
+    pub fn sse_clients(&self, change: i64) {
+        self.sse.add(change, &[]);
+    }
+
+    /// Checks joined (+1) or left (-1) the bcrypt pool.
+    pub fn bcrypt_queued(&self, change: i64) {
+        self.bcrypt.add(change, &[]);
+    }
+
+    /// Bytes of posted results began (+) or ended (-) to wait for a store that is away.
+    pub fn results_held(&self, change: i64) {
+        self.held_bytes.add(change, &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_recorded_is_shown_with_its_labels() {
+        let metrics = Metrics::new().unwrap();
+        metrics.agent_connected(true, 1);
+        metrics.upgrade("accepted");
+        metrics.closed(1001);
+        metrics.closed(4999);
+        metrics.http_request("GET", "/api/v1/hosts/{id}", 404, Duration::from_millis(3));
+        let text = metrics.render();
+        for line in [
+            r#"patchbay_agents_connected{scheme="secure"} 1"#,
+            r#"patchbay_agents_connected{scheme="plain"} 0"#,
+            r#"patchbay_agent_upgrades_total{outcome="accepted"} 1"#,
+            r#"patchbay_agent_closes_total{code="1001"} 1"#,
+            r#"patchbay_agent_closes_total{code="other"} 1"#,
+            r#"patchbay_http_requests_seconds_count{method="GET",route="/api/v1/hosts/{id}",status="4xx"} 1"#,
+            "patchbay_facts_queued 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

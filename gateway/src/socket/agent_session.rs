@@ -1,0 +1,334 @@
+//! The session of one agent's socket (protocol 1.2 to 1.4), without IO.
+//!
+//! Ping payloads are a counter of the connection: a pong for n proves that the agent's process has read every frame
+//! that was written before ping n (protocol 1.2: agents answer pings in the loop that reads their frames).
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bus::Message;
+use bytes::Bytes;
+use jobs::Deed;
+use schemas::{
+    ApiId,
+    agent::{AGENT_READ_LIMIT, AgentFrame, CONNECTED},
+    message::{Claim, CloseRequest, CommandReply, CommandRequest, Mode, Part, StatusReply},
+    subject, timestamp,
+};
+use serde::Serialize;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    reader::Incoming,
+    session::{Effect, Now, Session},
+};
+use crate::facts::Fact;
+
+/// Longest message of an agent, in all its fragments, in bytes.
+pub const MESSAGE_MAX: usize = 128 << 10;
+/// Nothing heard for so long: the agent is gone. Re-armed by any frame.
+pub const READ_DEADLINE: Duration = Duration::from_secs(90);
+/// How long an answer waits for the pong that proves delivery.
+const PROOF_WAIT: Duration = Duration::from_secs(2);
+/// Commands a connection remembers.
+const REMEMBERED: usize = 128;
+/// Progress frames a second that are looked at.
+const PROGRESS_PER_SEC: u32 = 50;
+
+/// Close code for a connection that a newer one replaced.
+pub const REPLACED: u16 = 4001;
+/// Close code for a host that was removed, or whose key was replaced.
+pub const REVOKED: u16 = 4401;
+
+/// Which connection this is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The host.
+    pub host_id: Uuid,
+    /// What the agent calls itself.
+    pub api_id: ApiId,
+    /// The connection.
+    pub connection: Uuid,
+    /// The gateway.
+    pub gateway: Uuid,
+    /// Its number among the host's connections.
+    pub epoch: i64,
+    /// Came over TLS.
+    pub secure: bool,
+    /// Connected, milliseconds since the Unix epoch.
+    pub since_ms: i64,
+}
+
+/// A frame that this connection wrote for a command.
+struct Remembered {
+    id: Uuid,
+    attempt: i32,
+    part: Part,
+    proved: bool,
+    /// The ping that was written right behind it.
+    ping: u64,
+    /// Who waits for the answer, and until when.
+    waiting: Option<Box<(Arc<str>, Instant)>>,
+}
+
+/// The session.
+pub struct AgentSession {
+    me: Identity,
+    pings: u64,
+    last_heard: Instant,
+    next_ping: Instant,
+    remembered: VecDeque<Remembered>,
+    progress_second: Instant,
+    progress_seen: u32,
+    ignored: Option<&'static str>,
+    /// Drawn between pings, so that a fleet that connected at once does not ping at once.
+    jitter: fn() -> Duration,
+}
+
+fn ping_gap() -> Duration {
+    Duration::from_millis(25_000 + u64::from(rand::random::<u16>()) % 5_000)
+}
+
+fn json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+impl AgentSession {
+    /// A session that greets.
+    pub fn new(me: Identity, now: Instant, effects: &mut Vec<Effect>) -> Self {
+        effects.push(Effect::Text { text: CONNECTED.to_owned(), marked: false });
+        Self {
+            me,
+            pings: 0,
+            last_heard: now,
+            next_ping: now + ping_gap(),
+            remembered: VecDeque::new(),
+            progress_second: now,
+            progress_seen: 0,
+            ignored: None,
+            jitter: ping_gap,
+        }
+    }
+
+    fn ping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.pings += 1;
+        self.next_ping = now + (self.jitter)();
+        effects.push(Effect::Ping(self.pings));
+    }
+
+    fn reply(to: &Arc<str>, reply: CommandReply, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Publish { subject: to.clone(), body: json(&reply) });
+    }
+
+    fn on_command(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>) {
+        let (Ok(request), Some(to)) = (message.parse::<CommandRequest>(), &message.reply) else {
+            self.ignored = Some("bus_message");
+            return;
+        };
+        if now.wall_ms > request.deadline_ms {
+            // Whoever asked has given up: an answer would be about another attempt.
+            self.ignored = Some("late_request");
+            return;
+        }
+        let epoch = self.me.epoch;
+        let known = self.remembered.iter().find(|r| r.id == request.id && r.part == request.part);
+        if let Some(known) = known {
+            let reply = if known.proved { CommandReply::Delivered { epoch } } else { CommandReply::Sent { epoch } };
+            return Self::reply(to, reply, effects);
+        }
+        if epoch < request.asked_epoch {
+            Self::reply(to, CommandReply::Superseded, effects);
+            effects.push(Effect::Close { code: REPLACED, reason: "a newer connection exists" });
+            return;
+        }
+        let may_write = match request.mode {
+            Mode::Deliver => true,
+            Mode::Again => epoch == request.asked_epoch,
+            Mode::Probe => false,
+        };
+        if !may_write || request.frame.len() > AGENT_READ_LIMIT {
+            return Self::reply(to, CommandReply::Unknown, effects);
+        }
+        effects.push(Effect::Text { text: request.frame, marked: request.part == Part::Command });
+        self.ping(now.instant, effects);
+        self.remember(Remembered {
+            id: request.id,
+            attempt: request.attempt,
+            part: request.part,
+            proved: false,
+            ping: self.pings,
+            waiting: Some(Box::new((to.clone(), now.instant + PROOF_WAIT))),
+        });
+    }
+
+    /// Forgets the oldest that is proved; one that is not is never forgotten, so that it cannot be written twice.
+    fn remember(&mut self, entry: Remembered) {
+        if self.remembered.len() >= REMEMBERED
+            && let Some(at) = self.remembered.iter().position(|r| r.proved)
+        {
+            self.remembered.remove(at);
+        }
+        self.remembered.push_back(entry);
+    }
+
+    fn on_pong(&mut self, payload: &[u8], effects: &mut Vec<Effect>) {
+        let Some(n) = <[u8; 8]>::try_from(payload).ok().map(u64::from_be_bytes).filter(|n| *n <= self.pings) else {
+            // An unsolicited pong, or one with a payload that is not ours: a sign of life, no proof.
+            return;
+        };
+        let epoch = self.me.epoch;
+        for entry in self.remembered.iter_mut().filter(|r| !r.proved && r.ping <= n) {
+            entry.proved = true;
+            if entry.part == Part::Command {
+                store::failpoint::hit("pong_in");
+            }
+            if let Some(waiting) = entry.waiting.take() {
+                Self::reply(&waiting.0, CommandReply::Delivered { epoch }, effects);
+            } else if entry.part == Part::Command {
+                effects.push(Effect::Record(Fact::Proved { id: entry.id, attempt: entry.attempt, epoch }));
+            }
+        }
+    }
+
+    fn on_claim(&mut self, claim: Claim, effects: &mut Vec<Effect>) {
+        if claim.connection == self.me.connection || claim.epoch == self.me.epoch {
+            return;
+        }
+        if claim.epoch > self.me.epoch {
+            effects.push(Effect::Close { code: REPLACED, reason: "a newer connection exists" });
+        } else {
+            effects.push(self.claim());
+        }
+    }
+
+    /// "This connection holds the agent."
+    pub fn claim(&self) -> Effect {
+        Effect::Publish {
+            subject: subject::agent_claim(&self.me.api_id).into(),
+            body: json(&Claim { epoch: self.me.epoch, gateway: self.me.gateway, connection: self.me.connection }),
+        }
+    }
+
+    fn on_text(&mut self, text: &str, now: Now, effects: &mut Vec<Effect>) {
+        match AgentFrame::parse(text) {
+            Ok(AgentFrame::ScanProgress(progress)) => {
+                if now.instant - self.progress_second >= Duration::from_secs(1) {
+                    self.progress_second = now.instant;
+                    self.progress_seen = 0;
+                }
+                self.progress_seen += 1;
+                if self.progress_seen > PROGRESS_PER_SEC {
+                    self.ignored = Some("too_many");
+                    return;
+                }
+                let words = if progress.error.is_empty() { &progress.message } else { &progress.error };
+                let deed = Deed::ScanPhase {
+                    phase: progress.phase,
+                    host_ms: timestamp::parse_rfc3339(&progress.timestamp),
+                    text: words.chars().take(500).collect(),
+                };
+                effects.push(Effect::Record(Fact::Progress {
+                    host_id: self.me.host_id,
+                    progress: Box::new(progress),
+                    deed: Box::new(deed),
+                }));
+            }
+            Ok(AgentFrame::Unused) => self.ignored = Some("unused_type"),
+            Ok(AgentFrame::UnknownType) => self.ignored = Some("unknown_type"),
+            Err(_) => self.ignored = Some("malformed"),
+        }
+    }
+}
+
+impl Session for AgentSession {
+    fn limit(&self) -> usize {
+        MESSAGE_MAX
+    }
+
+    fn on_frame(&mut self, incoming: Incoming, now: Now, effects: &mut Vec<Effect>) {
+        self.last_heard = now.instant;
+        match incoming {
+            Incoming::Text(text) => self.on_text(&text, now, effects),
+            Incoming::Binary(_) => self.ignored = Some("binary"),
+            Incoming::Fragment => {}
+            Incoming::Ping(payload) => effects.push(Effect::Pong(payload)),
+            Incoming::Pong(payload) => self.on_pong(&payload, effects),
+            Incoming::Close(code) => effects.push(Effect::Close { code: code.unwrap_or(1000), reason: "" }),
+        }
+    }
+
+    fn on_message(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>) {
+        match subject::last_token(&message.subject) {
+            "command" => self.on_command(message, now, effects),
+            "claim" => match message.parse() {
+                Ok(claim) => self.on_claim(claim, effects),
+                Err(_) => self.ignored = Some("bus_message"),
+            },
+            "status" => {
+                if let Some(to) = &message.reply {
+                    effects.push(Effect::Publish {
+                        subject: to.clone(),
+                        body: json(&StatusReply {
+                            secure: self.me.secure,
+                            epoch: self.me.epoch,
+                            since_ms: self.me.since_ms,
+                            gateway: self.me.gateway,
+                        }),
+                    });
+                }
+            }
+            "close" => {
+                let reason = message.parse::<CloseRequest>().map(|c| c.reason).unwrap_or_default();
+                tracing::info!(host_id = %self.me.host_id, reason, "closing the agent's socket");
+                effects.push(Effect::Close { code: REVOKED, reason: "credentials are no longer valid" });
+            }
+            _ => self.ignored = Some("bus_message"),
+        }
+    }
+
+    fn on_tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if now.instant - self.last_heard >= READ_DEADLINE {
+            effects.push(Effect::Close { code: 1001, reason: "nothing heard for 90 s" });
+            return;
+        }
+        let epoch = self.me.epoch;
+        for entry in &mut self.remembered {
+            if entry.waiting.as_ref().is_some_and(|w| w.1 <= now.instant)
+                && let Some(waiting) = entry.waiting.take()
+            {
+                Self::reply(&waiting.0, CommandReply::Sent { epoch }, effects);
+            }
+        }
+        if self.next_ping <= now.instant {
+            self.ping(now.instant, effects);
+        }
+    }
+
+    fn next_tick(&self) -> Instant {
+        let answers = self.remembered.iter().filter_map(|r| r.waiting.as_ref().map(|w| w.1));
+        answers.fold(self.next_ping.min(self.last_heard + READ_DEADLINE), Instant::min)
+    }
+
+    fn on_end(&mut self, effects: &mut Vec<Effect>) {
+        for entry in &mut self.remembered {
+            if entry.proved {
+                continue;
+            }
+            if let Some(waiting) = entry.waiting.take() {
+                // Perhaps written: whoever asked finds out by asking again.
+                Self::reply(&waiting.0, CommandReply::Unknown, effects);
+            }
+            if entry.part == Part::Command {
+                effects.push(Effect::Record(Fact::Lost { id: entry.id, attempt: entry.attempt }));
+            }
+        }
+    }
+
+    fn take_ignored(&mut self) -> Option<&'static str> {
+        self.ignored.take()
+    }
+}
+
+#[cfg(test)]
+#[path = "agent_session_tests.rs"]
+mod tests;

@@ -1,0 +1,277 @@
+//! The loop of one connection: it alone touches the socket. One task, one timer, one bounded buffer of what is to be
+//! written; reading, writing and the mailbox are arms of one `select!`, so a peer that does not read deafens nobody.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bus::Subscription;
+use fastwebsockets::{Frame, OpCode, Payload};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    reader::{Incoming, ReadError, Reader},
+    session::{Effect, Now, Session},
+};
+use crate::App;
+
+/// Most bytes that wait to be written. A peer that lets so much pile up is closed.
+const OUT_MAX: usize = 1 << 20;
+/// How long what is to be written may take until the peer has taken all of it.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a peer may take to answer our close.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The close code, ours or the peer's; 1006 when there was none.
+    pub code: u16,
+    /// Why, for the log.
+    pub reason: &'static str,
+}
+
+const DROPPED: Ended = Ended { code: 1006, reason: "the connection ended without a close frame" };
+
+/// What is to be written.
+#[derive(Default)]
+struct Out {
+    bytes: Vec<u8>,
+    written: usize,
+    /// Must be taken by then.
+    deadline: Option<Instant>,
+    /// TLS streams keep bytes until they are flushed.
+    unflushed: bool,
+    /// A command's frame is in it.
+    marked: bool,
+}
+
+impl Out {
+    fn push(&mut self, opcode: OpCode, payload: &[u8], now: Instant) {
+        if self.bytes.is_empty() {
+            self.deadline = Some(now + WRITE_DEADLINE);
+        }
+        let mut head = [0; 16];
+        let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);
+        self.bytes.reserve_exact(size + payload.len());
+        self.bytes.extend_from_slice(&head[..size]);
+        self.bytes.extend_from_slice(payload);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.unflushed
+    }
+
+    fn poll<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        while self.written < self.bytes.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // Nothing is kept while idle.
+        self.bytes = Vec::new();
+        self.written = 0;
+        if self.unflushed {
+            match Pin::new(&mut *stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                other => return other,
+            }
+        }
+        self.deadline = None;
+        if std::mem::take(&mut self.marked) {
+            store::failpoint::hit("frame_written");
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+enum Io {
+    Incoming(Incoming),
+    Broken(ReadError),
+    /// All that was to be written is.
+    Drained,
+}
+
+/// Runs a session on a stream until either ends it.
+pub async fn run<S, T>(
+    app: &App,
+    stream: &mut S,
+    session: &mut T,
+    mailbox: &mut Subscription,
+    mut effects: Vec<Effect>,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Session,
+{
+    let mut reader = Reader::new(session.limit());
+    let mut out = Out::default();
+    let mut timer = pin!(sleep_until(session.next_tick()));
+    let mut leaving = pin!(leave(app));
+    let mut closing = None;
+    loop {
+        let now = Now { instant: Instant::now(), wall_ms: app.store.clock().now_ms() };
+        if let Some(ended) = perform(app, &mut out, &mut effects, now.instant) {
+            closing = Some(ended);
+        }
+        if closing.is_some() || out.bytes.len() > OUT_MAX {
+            break;
+        }
+        if let Some(reason) = session.take_ignored() {
+            app.metrics.frame_ignored(reason);
+        }
+        arm(timer.as_mut(), session.next_tick(), out.deadline);
+        tokio::select! {
+            biased;
+            () = &mut leaving => {
+                effects.push(Effect::Close { code: 1001, reason: "the server goes away" });
+            }
+            io = io(stream, &mut reader, &mut out) => match io {
+                Io::Incoming(incoming) => {
+                    app.metrics.frame_in(name(&incoming));
+                    session.on_frame(incoming, seen(app), &mut effects);
+                }
+                Io::Broken(error) => match broken(&error) {
+                    Some(close) => effects.push(close),
+                    None => break,
+                },
+                Io::Drained => {}
+            },
+            Some(message) = mailbox.next() => session.on_message(&message, seen(app), &mut effects),
+            () = &mut timer => {
+                let now = seen(app);
+                if out.deadline.is_some_and(|at| at <= now.instant) {
+                    closing = Some(Ended { code: 1006, reason: "the peer does not read" });
+                    out = Out::default();
+                    break;
+                }
+                session.on_tick(now, &mut effects);
+            }
+        }
+    }
+    effects.clear();
+    session.on_end(&mut effects);
+    // What is known goes out before the socket does.
+    perform(app, &mut Out::default(), &mut effects, Instant::now());
+    let ended = closing.unwrap_or(DROPPED);
+    if closing.is_some() && !out.is_empty() {
+        let _ = tokio::time::timeout(CLOSE_WAIT, say_goodbye(stream, &mut reader, &mut out)).await;
+    }
+    ended
+}
+
+fn seen(app: &App) -> Now {
+    Now { instant: Instant::now(), wall_ms: app.store.clock().now_ms() }
+}
+
+fn arm(mut timer: Pin<&mut Sleep>, tick: Instant, write: Option<Instant>) {
+    let at = write.map_or(tick, |write| write.min(tick));
+    if timer.deadline() != at || timer.is_elapsed() {
+        timer.as_mut().reset(at);
+    }
+}
+
+/// When this connection must go: at once when the process ends, at a place of its own within the drain's time before.
+async fn leave(app: &App) {
+    tokio::select! {
+        () = app.stopping.cancelled() => return,
+        () = app.draining.cancelled() => {}
+    }
+    let share = f64::from(rand::random::<u16>()) / f64::from(u16::MAX);
+    tokio::select! {
+        () = app.stopping.cancelled() => {}
+        () = tokio::time::sleep(app.settings.drain.mul_f64(share)) => {}
+    }
+}
+
+/// Does what the session asked for; answers how it ended, if it did.
+fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) -> Option<Ended> {
+    let mut ended = None;
+    for effect in effects.drain(..) {
+        if ended.is_some() {
+            break;
+        }
+        match effect {
+            Effect::Text { text, marked } => {
+                app.metrics.frame_out("text");
+                out.push(OpCode::Text, text.as_bytes(), now);
+                out.marked |= marked;
+            }
+            Effect::Ping(n) => out.push(OpCode::Ping, &n.to_be_bytes(), now),
+            Effect::Pong(payload) => out.push(OpCode::Pong, &payload, now),
+            Effect::Publish { subject, body } => app.outbox.send(subject, body),
+            Effect::Record(fact) => app.facts.record(fact),
+            Effect::Close { code, reason } => {
+                let mut payload = code.to_be_bytes().to_vec();
+                payload.extend_from_slice(reason.as_bytes());
+                out.push(OpCode::Close, &payload, now);
+                ended = Some(Ended { code, reason });
+            }
+        }
+    }
+    if effects.is_empty() {
+        *effects = Vec::new();
+    }
+    ended
+}
+
+async fn io<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reader: &mut Reader, out: &mut Out) -> Io {
+    poll_fn(|cx| {
+        if !out.is_empty() {
+            match out.poll(stream, cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Io::Drained),
+                Poll::Ready(Err(error)) => return Poll::Ready(Io::Broken(error.into())),
+                Poll::Pending => {}
+            }
+        }
+        reader.poll_next(stream, cx).map(|read| match read {
+            Ok(incoming) => Io::Incoming(incoming),
+            Err(error) => Io::Broken(error),
+        })
+    })
+    .await
+}
+
+/// Writes the close frame out, then waits for the peer's, reading nothing else of it.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reader: &mut Reader, out: &mut Out) {
+    if poll_fn(|cx| out.poll(stream, cx)).await.is_err() {
+        return;
+    }
+    loop {
+        match poll_fn(|cx| reader.poll_next(stream, cx)).await {
+            Ok(Incoming::Close(_)) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
+}
+
+fn broken(error: &ReadError) -> Option<Effect> {
+    match *error {
+        ReadError::Protocol { code, why } => Some(Effect::Close { code, reason: why }),
+        ReadError::Eof | ReadError::Io(_) => None,
+    }
+}
+
+fn name(incoming: &Incoming) -> &'static str {
+    match incoming {
+        Incoming::Text(_) => "text",
+        Incoming::Binary(_) => "binary",
+        Incoming::Fragment => "fragment",
+        Incoming::Ping(_) => "ping",
+        Incoming::Pong(_) => "pong",
+        Incoming::Close(_) => "close",
+    }
+}

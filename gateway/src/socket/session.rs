@@ -1,0 +1,75 @@
+//! What a session is to the connection loop: events in, effects out, no IO.
+
+use std::sync::Arc;
+
+use bus::Message;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::reader::Incoming;
+use crate::facts::Fact;
+
+/// What the connection loop must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write a text frame; `marked`: it is a command, a test may stop the process once it is written.
+    Text {
+        /// One JSON object.
+        text: String,
+        /// A command's frame.
+        marked: bool,
+    },
+    /// Write a ping.
+    Ping(u64),
+    /// Write a pong.
+    Pong(Vec<u8>),
+    /// Publish on the bus: an answer, or a claim.
+    Publish {
+        /// Where to.
+        subject: Arc<str>,
+        /// JSON.
+        body: Bytes,
+    },
+    /// Tell the store.
+    Record(Fact),
+    /// Close with this code; nothing more is read or written.
+    Close {
+        /// RFC 6455 section 7.4.
+        code: u16,
+        /// For the peer and the log.
+        reason: &'static str,
+    },
+}
+
+/// The times an event is seen at.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For deadlines.
+    pub instant: Instant,
+    /// The store's clock, milliseconds since the Unix epoch: for what others wrote.
+    pub wall_ms: i64,
+}
+
+/// A session without IO.
+pub trait Session: Send {
+    /// Longest message from the peer, in bytes.
+    fn limit(&self) -> usize;
+
+    /// Something came from the peer.
+    fn on_frame(&mut self, incoming: Incoming, now: Now, effects: &mut Vec<Effect>);
+
+    /// Something came from the bus.
+    fn on_message(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>);
+
+    /// Its time has come.
+    fn on_tick(&mut self, now: Now, effects: &mut Vec<Effect>);
+
+    /// When that is next.
+    fn next_tick(&self) -> Instant;
+
+    /// The connection ended.
+    fn on_end(&mut self, effects: &mut Vec<Effect>);
+
+    /// For metrics: frames that were ignored, by reason, since the last call.
+    fn take_ignored(&mut self) -> Option<&'static str>;
+}

@@ -1,0 +1,217 @@
+//! Upgrades: every WebSocket of a gateway comes through [`upgrade`].
+//!
+//! In this order (why: ARCHITECTURE.md, "Presence"): authenticate, subscribe, 101, socket in hand, epoch and wake in
+//! one transaction, claim, greet. A client that dies before its socket is there has replaced nobody.
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    http::{HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bus::{Subscribe, Subscription};
+use hyper_util::rt::TokioIo;
+use schemas::{ApiId, subject};
+use serde_json::json;
+use store::{Connect, Connected, HostAuth};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use super::{
+    agent_session::{AgentSession, Identity, REVOKED},
+    connection::{self, Ended},
+};
+use crate::{
+    App,
+    agent::{Authenticated, Reject, authenticate},
+    api::client::{Peer, client_address, is_secure},
+    presence::Admission,
+};
+
+/// Bus messages that wait for one agent's connection.
+const MAILBOX: usize = 128;
+/// How long the bus may take to confirm a subscription.
+const SUBSCRIBE_WAIT: Duration = Duration::from_secs(2);
+/// How long the client may take to switch protocols after our 101.
+const SWITCH_WAIT: Duration = Duration::from_secs(10);
+/// How long a whole authentication may take.
+const AUTHENTICATE_WAIT: Duration = Duration::from_secs(15);
+
+/// Does this request ask for a WebSocket?
+#[must_use]
+pub fn is_upgrade<B>(request: &Request<B>) -> bool {
+    fastwebsockets::upgrade::is_upgrade_request(request)
+}
+
+/// Routes an upgrade. The path has been brought into its plain form.
+pub async fn upgrade(app: &App, peer: &Peer, request: Request<Body>) -> Response {
+    let path = request.uri().path().to_owned();
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    let response = match segments[..] {
+        ["api", _, "agents", "ws"] => agent(app, peer, request).await,
+        [] => reject(StatusCode::BAD_REQUEST, "Missing path", None),
+        _ => reject(StatusCode::NOT_FOUND, "Not found", None),
+    };
+    without_keep_alive(response)
+}
+
+/// A refused client has nothing more to ask on this connection.
+fn without_keep_alive(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn reject(status: StatusCode, error: &str, retry_after_secs: Option<u64>) -> Response {
+    let mut response = (status, Json(json!({ "error": error }))).into_response();
+    if let Some(secs) = retry_after_secs {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
+    }
+    response
+}
+
+fn away(app: &App, outcome: &'static str, error: &str) -> Response {
+    app.metrics.upgrade(outcome);
+    // A little different for each, so that those refused together do not come back together.
+    reject(StatusCode::SERVICE_UNAVAILABLE, error, Some(2 + u64::from(rand::random::<u8>() % 8)))
+}
+
+async fn agent(app: &App, peer: &Peer, mut request: Request<Body>) -> Response {
+    if app.draining.is_cancelled() {
+        return away(app, "draining", "The server is draining");
+    }
+    let Some(admission) = app.presence.admit(app.settings.max_connections) else {
+        return away(app, "full", "The server holds as many agents as it may");
+    };
+    let client = client_address(&app.settings, peer, request.headers());
+    let secure = is_secure(&app.settings, peer, request.headers());
+    let who = match timeout(AUTHENTICATE_WAIT, authenticate(app, request.headers(), client)).await {
+        Ok(Ok(who)) => who,
+        Ok(Err(refused)) => return refuse(app, refused, client),
+        Err(_) => return away(app, "store_unavailable", "Authentication takes too long"),
+    };
+    let blocked_ms = who.host.flapping_until - app.store.clock().now_ms();
+    if blocked_ms > 0 {
+        app.metrics.upgrade("flapping");
+        let secs = u64::try_from(blocked_ms / 1000 + 1).unwrap_or(60);
+        return reject(StatusCode::TOO_MANY_REQUESTS, "Several machines use this api_id", Some(secs));
+    }
+    let pattern = subject::agent_all(&who.api_id);
+    let subscribed = timeout(SUBSCRIBE_WAIT, app.bus.subscribe(&pattern, Subscribe::all(MAILBOX)));
+    let Ok(Ok(mailbox)) = subscribed.await else {
+        return away(app, "bus_unavailable", "The message bus is away");
+    };
+    let (response, switched) = match fastwebsockets::upgrade::upgrade(&mut request) {
+        Ok(pair) => pair,
+        Err(error) => {
+            app.metrics.upgrade("bad_request");
+            return reject(StatusCode::BAD_REQUEST, &error.to_string(), None);
+        }
+    };
+    app.metrics.upgrade("accepted");
+    let task = serve(app.clone(), switched, mailbox, who, admission, secure, client);
+    app.sockets.spawn(task);
+    response.map(Body::new)
+}
+
+fn refuse(app: &App, refused: Reject, client: IpAddr) -> Response {
+    let (outcome, error) = match refused {
+        Reject::Missing => ("missing_credentials", "Missing or invalid credentials"),
+        Reject::Invalid => ("invalid_credentials", "Invalid credentials"),
+        Reject::TooMany { .. } => ("rate_limited", "Too many failed attempts"),
+        Reject::Busy => ("pool_full", "Too many authentications at once"),
+        Reject::Unavailable => ("store_unavailable", "The store is unavailable"),
+    };
+    app.metrics.upgrade(outcome);
+    tracing::info!(%client, outcome, "agent refused");
+    reject(refused.status(), error, refused.retry_after_secs())
+}
+
+async fn serve(
+    app: App,
+    switched: fastwebsockets::upgrade::UpgradeFut,
+    mut mailbox: Subscription,
+    who: Authenticated,
+    admission: Admission,
+    secure: bool,
+    client: IpAddr,
+) {
+    let Ok(Ok(socket)) = timeout(SWITCH_WAIT, switched).await else {
+        // Gone before its socket was there: it has replaced nobody.
+        tracing::debug!(api_id = %who.api_id, "client went away during the upgrade");
+        return;
+    };
+    // The frames are read by a reader of our own, straight from the stream that hyper hands over.
+    let mut stream: TokioIo<hyper::upgrade::Upgraded> = socket.into_inner();
+    let Authenticated { host, api_id } = who;
+    let connect = Connect { host_id: host.id, key_version: host.key_version, secure, gateway_id: app.gateway_id };
+    let epoch = match app.presence.connect(connect).await {
+        Some(Connected::Epoch { epoch, replaced, flapping }) => {
+            if flapping {
+                tracing::warn!(%api_id, host = host.name, "several machines seem to share this api_id: newcomers are refused for a minute");
+                app.metrics.upgrade("flaps");
+            }
+            tracing::info!(%api_id, host_id = %host.id, host = host.name, epoch, secure, replaced, %client, "agent connected");
+            epoch
+        }
+        Some(Connected::Refused) => {
+            goodbye(&mut stream, REVOKED, "credentials are no longer valid").await;
+            return;
+        }
+        None => {
+            goodbye(&mut stream, 1013, "try again later").await;
+            return;
+        }
+    };
+    let ended = hold(&app, &mut stream, &mut mailbox, &host, &api_id, epoch, secure).await;
+    drop(stream);
+    drop(mailbox);
+    app.metrics.closed(ended.code);
+    app.presence.left(host.id, epoch).await;
+    drop(admission);
+    tracing::info!(%api_id, host_id = %host.id, epoch, code = ended.code, reason = ended.reason, "agent disconnected");
+}
+
+async fn hold(
+    app: &App,
+    stream: &mut TokioIo<hyper::upgrade::Upgraded>,
+    mailbox: &mut Subscription,
+    host: &HostAuth,
+    api_id: &ApiId,
+    epoch: i64,
+    secure: bool,
+) -> Ended {
+    let me = Identity {
+        host_id: host.id,
+        api_id: api_id.clone(),
+        connection: Uuid::now_v7(),
+        gateway: app.gateway_id,
+        epoch,
+        secure,
+        since_ms: app.store.clock().now_ms(),
+    };
+    let _held = app.presence.hold(api_id, host.id, epoch, secure);
+    let mut effects = Vec::with_capacity(2);
+    let mut session = AgentSession::new(me, Instant::now(), &mut effects);
+    effects.insert(0, session.claim());
+    app.metrics.agent_connected(secure, 1);
+    let ended = Box::pin(connection::run(app, stream, &mut session, mailbox, effects)).await;
+    app.metrics.agent_connected(secure, -1);
+    ended
+}
+
+/// A close frame to a socket that no session will hold.
+async fn goodbye(stream: &mut TokioIo<hyper::upgrade::Upgraded>, code: u16, reason: &str) {
+    use tokio::io::AsyncWriteExt;
+    let mut buffer = Vec::new();
+    let frame = fastwebsockets::Frame::close(code, reason.as_bytes()).write(&mut buffer).to_vec();
+    let _ = timeout(Duration::from_secs(2), async {
+        stream.write_all(&frame).await?;
+        stream.flush().await?;
+        stream.shutdown().await
+    })
+    .await;
+}

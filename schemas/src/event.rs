@@ -1,0 +1,40 @@
+//! What clients of `GET /events` are told, and what travels as `host.<id>.changed`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// The kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// An agent came or went.
+    Presence,
+    /// A command moved.
+    Command,
+    /// A scan told how far it is.
+    ScanProgress,
+}
+
+impl EventKind {
+    /// The name in the `event:` line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Presence => "presence",
+            Self::Command => "command",
+            Self::ScanProgress => "scan_progress",
+        }
+    }
+}
+
+/// One event. `data` is the JSON object of the `data:` line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// The host it is about.
+    pub host_id: Uuid,
+    /// What kind.
+    pub kind: EventKind,
+    /// The body, already serialized once for all readers.
+    pub data: Box<RawValue>,
+}

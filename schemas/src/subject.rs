@@ -1,0 +1,65 @@
+//! Bus subjects. Built here and nowhere else, from checked ids only.
+
+use uuid::Uuid;
+
+use crate::ApiId;
+
+/// What a gateway that holds an agent listens to: `agent.<api_id>.*`, one subscription an agent.
+#[must_use]
+pub fn agent_all(id: &ApiId) -> String {
+    format!("agent.{id}.*")
+}
+
+/// Deliver a frame ([`crate::message::CommandRequest`]), answered by [`crate::message::CommandReply`].
+#[must_use]
+pub fn agent_command(id: &ApiId) -> String {
+    format!("agent.{id}.command")
+}
+
+/// "This connection holds the agent now" ([`crate::message::Claim`]).
+#[must_use]
+pub fn agent_claim(id: &ApiId) -> String {
+    format!("agent.{id}.claim")
+}
+
+/// Is it connected? Answered by [`crate::message::StatusReply`]; no responder means offline.
+#[must_use]
+pub fn agent_status(id: &ApiId) -> String {
+    format!("agent.{id}.status")
+}
+
+/// Close the live socket ([`crate::message::CloseRequest`]).
+#[must_use]
+pub fn agent_close(id: &ApiId) -> String {
+    format!("agent.{id}.close")
+}
+
+/// Something of a host changed ([`crate::event::Event`]).
+#[must_use]
+pub fn host_changed(host: Uuid) -> String {
+    format!("host.{host}.changed")
+}
+
+/// Every host's changes.
+pub const ALL_HOSTS_CHANGED: &str = "host.*.changed";
+
+/// Revocations: `revoked.<user|session|role|host>.<id>` ([`crate::message::Revoked`] says what).
+#[must_use]
+pub fn revoked(what: &str, id: Uuid) -> String {
+    format!("revoked.{what}.{id}")
+}
+
+/// Every revocation.
+pub const ALL_REVOKED: &str = "revoked.>";
+
+/// Does that gateway live?
+#[must_use]
+pub fn gateway_alive(gateway: Uuid) -> String {
+    format!("gateway.{gateway}.alive")
+}
+
+/// The last token of a subject: which of an agent's requests this is.
+#[must_use]
+pub fn last_token(subject: &str) -> &str {
+    subject.rsplit('.').next().unwrap_or(subject)
+}

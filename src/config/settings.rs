@@ -1,0 +1,90 @@
+//! The table of settings. To add one, add its lines here: the doc comment is what `patchbay config` prints, then the
+//! variable, the field, its type (`values.rs`, `urls.rs`) and the default as it would stand in the environment. An
+//! `Option` without a default is a setting that may be absent.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+
+use super::{
+    setting::settings,
+    urls::{BusUrl, DatabaseUrl, Origin, PublicUrl},
+    values::{List, Password, Secret, Whole},
+};
+
+settings! {
+    /// Where everything lives that must survive a restart: the database, the secret, the socket of the admin commands.
+    /// Created with mode 0700 when it isn't there. One server at a time.
+    "PATCHBAY_DATA_DIR" data_dir: PathBuf = "./data";
+
+    /// Where agents, browsers and API clients connect.
+    "PATCHBAY_LISTEN" listen: SocketAddr = "127.0.0.1:3001";
+
+    /// Where health (/livez, /readyz), /metrics and /drain are served. Keep it off the public network.
+    "PATCHBAY_INTERNAL_LISTEN" internal_listen: SocketAddr = "127.0.0.1:3002";
+
+    /// The database. Default: patchbay.db in the data directory. This version knows SQLite only.
+    "DATABASE_URL" database_url: Option<DatabaseUrl>;
+
+    /// What carries messages between gateways and workers. This version knows memory: (one process) only.
+    "PATCHBAY_BUS_URL" bus_url: BusUrl = "memory:";
+
+    /// At least 32 bytes, from which the keys that sign sessions are derived. Default: generated into the data
+    /// directory. Changing it logs every user out.
+    "PATCHBAY_SECRET" secret: Option<Secret>;
+
+    /// The password of the user `admin`, 8 to 72 bytes, read only when that user is made: at the very first start.
+    /// Default: generated; printed once on a terminal, else written to the file admin-password in the data directory.
+    "PATCHBAY_ADMIN_PASSWORD" admin_password: Option<Password>;
+
+    /// PEM file with the certificate chain. With it and the key Patchbay serves TLS itself; both are read again when
+    /// they change.
+    "PATCHBAY_TLS_CERT" tls_cert: Option<PathBuf>;
+
+    /// PEM file with the private key of the certificate.
+    "PATCHBAY_TLS_KEY" tls_key: Option<PathBuf>;
+
+    /// Networks of the reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. From anyone else these
+    /// headers are ignored.
+    "PATCHBAY_TRUSTED_PROXIES" trusted_proxies: List<IpNet> = "";
+
+    /// The URL under which browsers reach this server, if that isn't what they send as Host.
+    "PATCHBAY_PUBLIC_URL" public_url: Option<PublicUrl>;
+
+    /// Further origins whose pages may open sockets here.
+    "PATCHBAY_ALLOWED_ORIGINS" allowed_origins: List<Origin> = "";
+
+    /// Over how many seconds the sockets are closed when the server stops, so that agents don't all come back at once.
+    /// Default: 0 in one process, 30 for a gateway.
+    "PATCHBAY_DRAIN_SECS" drain_secs: Option<Whole<0, 3600>>;
+
+    /// Agents that one gateway takes; further ones get 503 and try another.
+    "PATCHBAY_MAX_CONNECTIONS" max_connections: Whole<1, 1_000_000> = "50000";
+
+    /// Threads for password hashes. 0 is one for each core.
+    "PATCHBAY_BCRYPT_THREADS" bcrypt_threads: Whole<0, 256> = "0";
+
+    /// Password hashes that may wait for a thread; beyond it the answer is 503 at once.
+    "PATCHBAY_BCRYPT_QUEUE" bcrypt_queue: Whole<1, 100_000> = "64";
+
+    /// Failed logins in a minute that one address may have.
+    "PATCHBAY_LOGIN_FAILURES_PER_MIN" login_failures_per_min: Whole<1, 1_000_000> = "10";
+
+    /// Failed agent authentications in a minute that one address may have. A right key always passes.
+    "PATCHBAY_AGENT_AUTH_FAILURES_PER_MIN" agent_auth_failures_per_min: Whole<1, 1_000_000> = "60";
+
+    /// How many reports, refreshes and scans are started in a second over the whole fleet.
+    "PATCHBAY_PACE_PER_SEC" pace_per_sec: Whole<1, 100_000> = "200";
+
+    /// After how many seconds a command that could not be sent is given up, unless the request says otherwise.
+    "PATCHBAY_COMMAND_EXPIRES_SECS" command_expires_secs: Whole<1, 31_536_000> = "86400";
+
+    /// For how many days finished commands are kept.
+    "PATCHBAY_RETENTION_DAYS" retention_days: Whole<1, 36_500> = "30";
+
+    /// How many events a client of /api/v1/events can have missed and still get when it comes back.
+    "PATCHBAY_EVENTS_WINDOW" events_window: Whole<16, 1_000_000> = "4096";
+
+    /// MiB of agents' reports held in memory while the database is away.
+    "PATCHBAY_RESULT_HOLD_MIB" result_hold_mib: Whole<1, 65_536> = "64";
+}

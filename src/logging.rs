@@ -1,0 +1,70 @@
+//! Logs on stderr: text on a terminal, one JSON object a line otherwise. `RUST_LOG` chooses what is said.
+
+use std::io::IsTerminal as _;
+
+use anyhow::{Context as _, bail};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::config::nearest;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Installs the subscriber of the whole process; `default` is the filter when `RUST_LOG` is not set.
+///
+/// # Errors
+/// When `RUST_LOG` cannot be understood.
+pub fn init(default: &str) -> anyhow::Result<()> {
+    let filter = filter(std::env::var_os("RUST_LOG").as_deref(), default)?;
+    let to_terminal = std::io::stderr().is_terminal();
+    let text = to_terminal.then(|| fmt::layer().with_writer(std::io::stderr));
+    let json = (!to_terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
+    tracing_subscriber::registry().with(filter).with(text).with(json).try_init().context("logging")
+}
+
+/// `EnvFilter` takes a misspelt level for the name of a module and then says nothing at all, so levels are checked here.
+fn filter(rust_log: Option<&std::ffi::OsStr>, default: &str) -> anyhow::Result<EnvFilter> {
+    let text = match rust_log {
+        None => default,
+        Some(text) if text.is_empty() => default,
+        Some(text) => text.to_str().context("RUST_LOG is not valid UTF-8")?,
+    };
+    for directive in text.split(',').map(str::trim) {
+        let level = directive.to_ascii_lowercase();
+        if directive.contains(['=', '[']) || LEVELS.contains(&level.as_str()) {
+            continue;
+        }
+        if let Some(meant) = nearest(&level, LEVELS) {
+            bail!("RUST_LOG is {text:?}: {directive:?} is no level; did you mean {meant}?");
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| {
+        let expected = "expected a level (error, warn, info, debug, trace) or a list such as info,gateway=debug";
+        anyhow::anyhow!("RUST_LOG is {text:?}: {error}; {expected}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        filter(Some(text.as_ref()), "info").expect_err("this should have been refused").to_string()
+    }
+
+    #[test]
+    fn what_rust_log_usually_holds_is_taken() {
+        for text in
+            ["", "info", "WARN", "info,gateway=debug", "gateway", "worker::sweep=trace,off", "gateway[conn]=debug"]
+        {
+            filter(Some(text.as_ref()), "info").expect(text);
+        }
+        assert_eq!(filter(None, "warn").expect("default").to_string(), "warn");
+    }
+
+    #[test]
+    fn a_bad_rust_log_is_one_clear_line() {
+        assert_eq!(refused("inof"), "RUST_LOG is \"inof\": \"inof\" is no level; did you mean info?");
+        assert!(refused("gateway=loud").starts_with("RUST_LOG is \"gateway=loud\": "));
+        assert!(refused("a=b=c").contains("expected a level"));
+    }
+}

@@ -1,0 +1,39 @@
+//! Patchbay: one binary with roles. This crate has the configuration, the command line, and the order of start and stop;
+//! what a server does is in `gateway/`, `worker/` and the crates below them.
+
+mod admin;
+mod cli;
+mod config;
+mod data_dir;
+mod limits;
+mod logging;
+mod password;
+mod serve;
+mod signals;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // Before anything can ask rustls for the process's provider. Only a second call fails.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(cli::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// One line for each thing that is wrong, and exit code 1.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    for line in format!("{error:#}").lines() {
+        eprintln!("patchbay: {line}");
+    }
+    ExitCode::FAILURE
+}

@@ -1,0 +1,39 @@
+//! What the parts are told of the configuration: each knows only its own settings, none knows variables.
+
+use std::time::Duration;
+
+use crate::config::{Config, Secret};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The gateway's share.
+pub fn gateway_settings(config: &Config, secret: &Secret) -> gateway::Settings {
+    const MIB: usize = 1 << 20;
+    gateway::Settings {
+        secret: secret.to_secret_string(),
+        tls: config.tls_cert.clone().zip(config.tls_key.clone()),
+        trusted_proxies: config.trusted_proxies.to_vec(),
+        public_url: config.public_url.as_ref().map(|url| url.origin().as_str().to_owned()),
+        allowed_origins: config.allowed_origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
+        drain: config.drain(),
+        max_connections: config.max_connections.as_usize(),
+        bcrypt_threads: config.bcrypt_threads(),
+        bcrypt_queue: config.bcrypt_queue.as_usize(),
+        login_failures_per_min: config.login_failures_per_min.as_u32(),
+        agent_failures_per_min: config.agent_auth_failures_per_min.as_u32(),
+        command_expires: config.command_expires_secs.as_secs(),
+        events_window: config.events_window.as_usize(),
+        result_hold_bytes: config.result_hold_mib.as_usize().saturating_mul(MIB),
+    }
+}
+
+/// The worker's share.
+pub fn worker_settings(config: &Config) -> worker::Settings {
+    worker::Settings { keep: DAY * config.retention_days.as_u32(), ..worker::Settings::default() }
+}
+
+/// The store's share.
+pub fn store_options(config: &Config) -> store::sqlite::Options {
+    let pace_ms = 1_000 / i64::from(config.pace_per_sec.as_u32()).max(1);
+    store::sqlite::Options { pace_ms, ..store::sqlite::Options::default() }
+}

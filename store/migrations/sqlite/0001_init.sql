@@ -1,0 +1,199 @@
+-- Times are milliseconds since the Unix epoch; ids are UUIDs as text.
+CREATE TABLE hosts (
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    api_id TEXT NOT NULL UNIQUE,
+    key_hash TEXT NOT NULL,
+    key_digest TEXT,
+    key_version BIGINT NOT NULL DEFAULT 1,
+    -- presence: the newest connection's number, and the hint of who holds it
+    epoch BIGINT NOT NULL DEFAULT 0,
+    connected BIGINT NOT NULL DEFAULT 0,
+    secure BIGINT NOT NULL DEFAULT 0,
+    gateway_id TEXT,
+    connected_at BIGINT,
+    disconnected_at BIGINT,
+    replacements BIGINT NOT NULL DEFAULT 0,
+    replacements_since BIGINT NOT NULL DEFAULT 0,
+    flapping_until BIGINT NOT NULL DEFAULT 0,
+    -- what its owner wants
+    update_interval BIGINT NOT NULL DEFAULT 60,
+    settings_revision BIGINT NOT NULL DEFAULT 0,
+    settings_seen BIGINT NOT NULL DEFAULT 0,
+    docker_enabled BIGINT NOT NULL DEFAULT 0,
+    compliance_mode TEXT NOT NULL DEFAULT 'on-demand',
+    openscap_enabled BIGINT NOT NULL DEFAULT 1,
+    docker_bench_enabled BIGINT NOT NULL DEFAULT 0,
+    -- what its agent told
+    agent_version TEXT,
+    last_seen_at BIGINT,
+    reported_at BIGINT,
+    os_type TEXT NOT NULL DEFAULT '',
+    os_version TEXT NOT NULL DEFAULT '',
+    hostname TEXT NOT NULL DEFAULT '',
+    ip TEXT NOT NULL DEFAULT '',
+    architecture TEXT NOT NULL DEFAULT '',
+    kernel_version TEXT NOT NULL DEFAULT '',
+    packages BIGINT NOT NULL DEFAULT 0,
+    updates BIGINT NOT NULL DEFAULT 0,
+    security_updates BIGINT NOT NULL DEFAULT 0,
+    needs_reboot BIGINT NOT NULL DEFAULT 0,
+    reboot_reason TEXT NOT NULL DEFAULT '',
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX hosts_held ON hosts (gateway_id) WHERE connected = 1;
+
+CREATE TABLE host_reports (
+    host_id TEXT NOT NULL PRIMARY KEY REFERENCES hosts (id) ON DELETE CASCADE,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL
+);
+
+CREATE TABLE integration_status (
+    host_id TEXT NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    integration TEXT NOT NULL,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL,
+    PRIMARY KEY (host_id, integration)
+);
+
+CREATE TABLE compliance_scans (
+    id TEXT NOT NULL PRIMARY KEY,
+    host_id TEXT NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    profile_type TEXT NOT NULL,
+    profile_name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    score DOUBLE PRECISION,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL
+);
+CREATE INDEX compliance_scans_host ON compliance_scans (host_id, id);
+CREATE INDEX compliance_scans_age ON compliance_scans (received_at);
+
+-- host_id has no foreign key: the commands of a removed host stay until retention.
+CREATE TABLE commands (
+    id TEXT NOT NULL PRIMARY KEY,
+    host_id TEXT NOT NULL,
+    batch_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    state TEXT NOT NULL,
+    final BIGINT NOT NULL DEFAULT 0,
+    exclusive BIGINT NOT NULL DEFAULT 0,
+    attempt BIGINT NOT NULL DEFAULT 0,
+    losses BIGINT NOT NULL DEFAULT 0,
+    refusals BIGINT NOT NULL DEFAULT 0,
+    asked_epoch BIGINT NOT NULL DEFAULT 0,
+    held_epoch BIGINT,
+    not_before BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    next_check_at BIGINT,
+    cancel_requested_at BIGINT,
+    last_sign_at BIGINT,
+    returned_at BIGINT,
+    queued_at BIGINT,
+    waiting_at BIGINT,
+    sending_at BIGINT,
+    sent_at BIGINT,
+    delivered_at BIGINT,
+    running_at BIGINT,
+    succeeded_at BIGINT,
+    failed_at BIGINT,
+    cancelled_at BIGINT,
+    unconfirmed_at BIGINT,
+    expired_at BIGINT,
+    ended_at BIGINT,
+    evidence TEXT,
+    error TEXT,
+    notes TEXT NOT NULL DEFAULT '{}',
+    requested_by TEXT NOT NULL,
+    traceparent TEXT
+);
+CREATE INDEX commands_due ON commands (next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX commands_open ON commands (host_id, state) WHERE final = 0;
+CREATE UNIQUE INDEX commands_one_scan ON commands (host_id)
+    WHERE exclusive = 1 AND state IN ('sending', 'sent', 'delivered', 'running');
+CREATE INDEX commands_batch ON commands (batch_id, id);
+CREATE INDEX commands_host ON commands (host_id, id);
+CREATE INDEX commands_ended ON commands (ended_at) WHERE ended_at IS NOT NULL;
+
+-- How many commands are in each state: kept by triggers, so that counting a million rows costs a dozen.
+CREATE TABLE command_counts (
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    n BIGINT NOT NULL,
+    PRIMARY KEY (kind, state)
+);
+CREATE TRIGGER commands_count_in AFTER INSERT ON commands BEGIN
+    INSERT INTO command_counts (kind, state, n) VALUES (NEW.kind, NEW.state, 1)
+    ON CONFLICT (kind, state) DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER commands_count_move AFTER UPDATE OF state ON commands WHEN OLD.state <> NEW.state BEGIN
+    UPDATE command_counts SET n = n - 1 WHERE kind = OLD.kind AND state = OLD.state;
+    INSERT INTO command_counts (kind, state, n) VALUES (NEW.kind, NEW.state, 1)
+    ON CONFLICT (kind, state) DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER commands_count_out AFTER DELETE ON commands BEGIN
+    UPDATE command_counts SET n = n - 1 WHERE kind = OLD.kind AND state = OLD.state;
+END;
+
+CREATE TABLE idempotency_keys (
+    username TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (username, key)
+);
+CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+
+-- One row: when the fleet's next paced command may go.
+CREATE TABLE pace (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    next_at BIGINT NOT NULL
+);
+INSERT INTO pace (id, next_at) VALUES (1, 0);
+
+CREATE TABLE schedule_ticks (
+    name TEXT NOT NULL,
+    tick BIGINT NOT NULL,
+    PRIMARY KEY (name, tick)
+);
+
+CREATE TABLE roles (
+    name TEXT NOT NULL,
+    permission TEXT NOT NULL,
+    PRIMARY KEY (name, permission)
+);
+
+CREATE TABLE users (
+    id TEXT NOT NULL PRIMARY KEY,
+    username TEXT NOT NULL,
+    name_key TEXT NOT NULL UNIQUE,
+    password_hash TEXT NOT NULL,
+    role TEXT NOT NULL,
+    active BIGINT NOT NULL DEFAULT 1,
+    created_at BIGINT NOT NULL,
+    last_login_at BIGINT
+);
+
+CREATE TABLE sessions (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    idle_ms BIGINT NOT NULL,
+    last_activity_at BIGINT NOT NULL,
+    revoked_at BIGINT,
+    address TEXT NOT NULL,
+    user_agent TEXT NOT NULL
+);
+CREATE INDEX sessions_user ON sessions (user_id);
+CREATE INDEX sessions_age ON sessions (expires_at);
+
+-- The oldest program that can live with this schema.
+CREATE TABLE schema_floor (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    oldest_version TEXT NOT NULL
+);
+INSERT INTO schema_floor (id, oldest_version) VALUES (1, '0.1.0');

@@ -1,0 +1,60 @@
+//! What is remembered, and the queue's tables beside it.
+//!
+//! One trait a noun, whole operations, never a row at a time from outside and never a transaction that leaks out. An
+//! operation that makes a command move writes the row and pushes the task that wakes a worker in one transaction.
+//! Times are milliseconds since the Unix epoch by the store's own clock.
+
+pub mod bell;
+pub mod clock;
+pub mod failpoint;
+mod ports;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+pub use bell::Bell;
+pub use clock::Clock;
+pub use ports::{
+    accounts::{Account, Accounts, LoginRow, NewSession, Permission, Role, SessionRow},
+    commands::{
+        Applied, Commands, Created, CreatedCommand, Due, ListFilter, Listed, NewBatch, NotCreated, PushedTask, Target,
+    },
+    hosts::{
+        AddHost, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewKey, Presence, Removed,
+        ReportSummaryRow,
+    },
+    maintenance::{Maintenance, Retired},
+    reports::{ReportBody, Reports, ScanRow, StoredStatus},
+};
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or is too busy, now: try again later. Callers answer 503.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Something of that name or id exists already.
+    #[error("{0} exists already")]
+    Conflict(&'static str),
+    /// A row holds what no version of this program wrote.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Where the next page begins; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Everything that is remembered.
+pub trait Store: Hosts + Reports + Commands + Accounts + Maintenance {
+    /// The clock that decides.
+    fn clock(&self) -> &Clock;
+
+    /// Rung after each commit that pushed a task that is due.
+    fn bell(&self) -> &Arc<Bell>;
+}

@@ -1,0 +1,222 @@
+//! What agents post, stored with what it means to the host's commands.
+
+use async_trait::async_trait;
+use jobs::Deed;
+use schemas::report::{PackageFlags, merge_partial};
+use serde_json::{Map, Value};
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::{
+    SqliteStore,
+    commands::observe,
+    rows::{get, get_uuid},
+    unavailable,
+};
+use crate::{Applied, ReportBody, Reports, ScanRow, StoreError, StoredStatus};
+
+/// Results kept a host; older ones go when a new one comes.
+const SCANS_KEPT: i64 = 50;
+
+#[async_trait]
+impl Reports for SqliteStore {
+    async fn save_report(&self, host_id: Uuid, report: ReportBody) -> Result<([i64; 3], Vec<Applied>), StoreError> {
+        let mut work = self.work().await?;
+        let sections = report.summary.sections.clone();
+        let body = if sections.is_empty() {
+            report.body
+        } else {
+            let stored = stored_report(&mut work.tx, host_id).await?.unwrap_or_default();
+            merge_partial(stored, report.body, &sections)
+        };
+        let counts = count_packages(&body);
+        let text = serde_json::to_string(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        sqlx::query(
+            "INSERT INTO host_reports (host_id, body, received_at) VALUES ($1, $2, $3) \
+             ON CONFLICT (host_id) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
+        )
+        .bind(host_id.to_string())
+        .bind(text)
+        .bind(work.now)
+        .execute(&mut *work.tx)
+        .await
+        .map_err(unavailable)?;
+        summarise(&mut work.tx, host_id, &body, counts, work.now).await?;
+        let moved = observe(&mut work, host_id, &[Deed::Report]).await?;
+        self.finish(work).await?;
+        Ok((counts, moved))
+    }
+
+    async fn report(&self, host_id: Uuid) -> Result<Option<Value>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(unavailable)?;
+        Ok(stored_report(&mut reader, host_id).await?.map(Value::Object))
+    }
+
+    async fn save_integration_status(
+        &self,
+        host_id: Uuid,
+        integration: &str,
+        body: &Value,
+        deed: &Deed,
+    ) -> Result<Vec<Applied>, StoreError> {
+        let mut work = self.work().await?;
+        sqlx::query(
+            "INSERT INTO integration_status (host_id, integration, body, received_at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (host_id, integration) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
+        )
+        .bind(host_id.to_string())
+        .bind(integration)
+        .bind(body.to_string())
+        .bind(work.now)
+        .execute(&mut *work.tx)
+        .await
+        .map_err(unavailable)?;
+        let moved = observe(&mut work, host_id, std::slice::from_ref(deed)).await?;
+        self.finish(work).await?;
+        Ok(moved)
+    }
+
+    async fn integration_status(&self, host_id: Uuid) -> Result<Vec<StoredStatus>, StoreError> {
+        sqlx::query(
+            "SELECT integration, body, received_at FROM integration_status WHERE host_id = $1 ORDER BY integration",
+        )
+        .bind(host_id.to_string())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?
+        .iter()
+        .map(|row| {
+            Ok(StoredStatus {
+                integration: get(row, "integration")?,
+                body: value(get(row, "body")?)?,
+                received_at: get(row, "received_at")?,
+            })
+        })
+        .collect()
+    }
+
+    async fn save_scans(&self, host_id: Uuid, scans: &[Value], deed: &Deed) -> Result<Vec<Applied>, StoreError> {
+        let mut work = self.work().await?;
+        let text = |scan: &Value, field: &str| scan.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        for scan in scans {
+            sqlx::query(
+                "INSERT INTO compliance_scans (id, host_id, profile_type, profile_name, status, score, body, received_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(Uuid::now_v7().to_string())
+            .bind(host_id.to_string())
+            .bind(text(scan, "profile_type"))
+            .bind(text(scan, "profile_name"))
+            .bind(text(scan, "status"))
+            .bind(scan.get("score").and_then(Value::as_f64))
+            .bind(scan.to_string())
+            .bind(work.now)
+            .execute(&mut *work.tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        sqlx::query(
+            "DELETE FROM compliance_scans WHERE host_id = $1 AND id NOT IN \
+             (SELECT id FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2)",
+        )
+        .bind(host_id.to_string())
+        .bind(SCANS_KEPT)
+        .execute(&mut *work.tx)
+        .await
+        .map_err(unavailable)?;
+        let moved = observe(&mut work, host_id, std::slice::from_ref(deed)).await?;
+        self.finish(work).await?;
+        Ok(moved)
+    }
+
+    async fn scans(&self, host_id: Uuid, limit: u32) -> Result<Vec<ScanRow>, StoreError> {
+        sqlx::query("SELECT * FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2")
+            .bind(host_id.to_string())
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?
+            .iter()
+            .map(|row| {
+                Ok(ScanRow {
+                    id: get_uuid(row, "id")?,
+                    host_id,
+                    profile_type: get(row, "profile_type")?,
+                    profile_name: get(row, "profile_name")?,
+                    status: get(row, "status")?,
+                    score: get(row, "score")?,
+                    body: value(get(row, "body")?)?,
+                    received_at: get(row, "received_at")?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn value(text: &str) -> Result<Value, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(format!("a stored body: {e}")))
+}
+
+async fn stored_report(tx: &mut SqliteConnection, host_id: Uuid) -> Result<Option<Map<String, Value>>, StoreError> {
+    let row = sqlx::query("SELECT body FROM host_reports WHERE host_id = $1")
+        .bind(host_id.to_string())
+        .fetch_optional(tx)
+        .await
+        .map_err(unavailable)?;
+    let Some(row) = row else { return Ok(None) };
+    match value(get(&row, "body")?)? {
+        Value::Object(map) => Ok(Some(map)),
+        _ => Err(StoreError::Corrupt("a stored report is no object".to_owned())),
+    }
+}
+
+/// Packages, updates, security updates.
+fn count_packages(body: &Map<String, Value>) -> [i64; 3] {
+    let packages = body.get("packages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let flag = |p: &Value, name: &str| p.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let mut counts = [0; 3];
+    for package in packages {
+        let flags = PackageFlags {
+            needs_update: flag(package, "needsUpdate"),
+            is_security_update: flag(package, "isSecurityUpdate"),
+        };
+        counts[0] += 1;
+        counts[1] += i64::from(flags.needs_update);
+        counts[2] += i64::from(flags.needs_update && flags.is_security_update);
+    }
+    counts
+}
+
+async fn summarise(
+    tx: &mut SqliteConnection,
+    host_id: Uuid,
+    body: &Map<String, Value>,
+    counts: [i64; 3],
+    now: i64,
+) -> Result<(), StoreError> {
+    let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
+    let version = Some(text("agentVersion")).filter(|v| !v.is_empty());
+    sqlx::query(
+        "UPDATE hosts SET reported_at = $1, last_seen_at = $1, os_type = $2, os_version = $3, hostname = $4, ip = $5, \
+         architecture = $6, kernel_version = $7, packages = $8, updates = $9, security_updates = $10, needs_reboot = $11, \
+         reboot_reason = $12, agent_version = COALESCE($13, agent_version) WHERE id = $14",
+    )
+    .bind(now)
+    .bind(text("osType"))
+    .bind(text("osVersion"))
+    .bind(text("hostname"))
+    .bind(text("ip"))
+    .bind(text("architecture"))
+    .bind(text("kernelVersion"))
+    .bind(counts[0])
+    .bind(counts[1])
+    .bind(counts[2])
+    .bind(i64::from(body.get("needsReboot").and_then(Value::as_bool).unwrap_or(false)))
+    .bind(text("rebootReason"))
+    .bind(version)
+    .bind(host_id.to_string())
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(unavailable)
+}

@@ -1,0 +1,187 @@
+//! Rows to values and back.
+
+use jobs::{
+    Command, HostFacts, Kind, State,
+    command::{ComplianceMode, Times},
+};
+use schemas::Generation;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::unavailable;
+use crate::{Host, ReportSummaryRow, StoreError};
+
+/// The columns of a command, in the order that [`command`] reads them.
+pub(super) const COMMAND: &str = "c.id, c.host_id, c.batch_id, c.kind, c.payload, c.state, c.attempt, c.losses, c.refusals, \
+     c.asked_epoch, c.held_epoch, c.not_before, c.expires_at, c.next_check_at, c.cancel_requested_at, c.last_sign_at, \
+     c.returned_at, c.queued_at, c.waiting_at, c.sending_at, c.sent_at, c.delivered_at, c.running_at, c.succeeded_at, \
+     c.failed_at, c.cancelled_at, c.unconfirmed_at, c.expired_at, c.evidence, c.error, c.notes, c.requested_by, c.traceparent";
+
+/// The columns of a host's facts.
+pub(super) const FACTS: &str = "h.id AS h_id, h.api_id, h.epoch, h.connected, h.agent_version, h.docker_enabled, \
+     h.compliance_mode, h.openscap_enabled, h.docker_bench_enabled";
+
+pub(super) fn uuid(text: &str) -> Result<Uuid, StoreError> {
+    Uuid::parse_str(text).map_err(|_| StoreError::Corrupt("an id is no UUID".to_owned()))
+}
+
+pub(super) fn get<'r, T>(row: &'r SqliteRow, column: &str) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+{
+    row.try_get(column).map_err(unavailable)
+}
+
+pub(super) fn get_uuid(row: &SqliteRow, column: &str) -> Result<Uuid, StoreError> {
+    uuid(get::<&str>(row, column)?)
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str, column: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(format!("column {column}: {e}")))
+}
+
+pub(super) fn small(n: i64) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+pub(super) fn command(row: &SqliteRow) -> Result<Command, StoreError> {
+    let kind: &str = get(row, "kind")?;
+    let state: &str = get(row, "state")?;
+    let mut times = Times::default();
+    for s in State::ALL {
+        times.set(s, get(row, &format!("{}_at", s.name()))?);
+    }
+    let evidence: Option<&str> = get(row, "evidence")?;
+    Ok(Command {
+        id: get_uuid(row, "id")?,
+        host_id: get_uuid(row, "host_id")?,
+        batch_id: get_uuid(row, "batch_id")?,
+        kind: Kind::of_name(kind).ok_or_else(|| StoreError::Corrupt(format!("kind {kind:?}")))?,
+        payload: json(get(row, "payload")?, "payload")?,
+        state: State::of_name(state).ok_or_else(|| StoreError::Corrupt(format!("state {state:?}")))?,
+        attempt: small(get(row, "attempt")?),
+        losses: small(get(row, "losses")?),
+        refusals: small(get(row, "refusals")?),
+        asked_epoch: get(row, "asked_epoch")?,
+        held_epoch: get(row, "held_epoch")?,
+        not_before: get(row, "not_before")?,
+        expires_at: get(row, "expires_at")?,
+        next_check_at: get(row, "next_check_at")?,
+        cancel_requested_at: get(row, "cancel_requested_at")?,
+        last_sign_at: get(row, "last_sign_at")?,
+        returned_at: get(row, "returned_at")?,
+        times,
+        evidence: evidence.map(|e| json(e, "evidence")).transpose()?,
+        error: get(row, "error")?,
+        notes: json(get(row, "notes")?, "notes")?,
+        requested_by: get(row, "requested_by")?,
+        traceparent: get(row, "traceparent")?,
+    })
+}
+
+/// Facts of the host that `row` was joined with; a host that was removed is offline for ever.
+pub(super) fn facts(row: &SqliteRow, host_id: Uuid) -> Result<HostFacts, StoreError> {
+    if get::<Option<&str>>(row, "h_id")?.is_none() {
+        return Ok(HostFacts {
+            id: host_id,
+            api_id: String::new(),
+            epoch: 0,
+            connected: false,
+            generation: None,
+            docker_enabled: false,
+            compliance_mode: ComplianceMode::Disabled,
+            openscap_enabled: false,
+            docker_bench_enabled: false,
+        });
+    }
+    let version: Option<&str> = get(row, "agent_version")?;
+    Ok(HostFacts {
+        id: host_id,
+        api_id: get(row, "api_id")?,
+        epoch: get(row, "epoch")?,
+        connected: get::<i64>(row, "connected")? != 0,
+        generation: version.and_then(Generation::of_version),
+        docker_enabled: get::<i64>(row, "docker_enabled")? != 0,
+        compliance_mode: ComplianceMode::of_name(get(row, "compliance_mode")?),
+        openscap_enabled: get::<i64>(row, "openscap_enabled")? != 0,
+        docker_bench_enabled: get::<i64>(row, "docker_bench_enabled")? != 0,
+    })
+}
+
+/// A host, from `SELECT h.*, h.id AS h_id`.
+pub(super) fn host(row: &SqliteRow) -> Result<Host, StoreError> {
+    let id = get_uuid(row, "id")?;
+    let gateway: Option<&str> = get(row, "gateway_id")?;
+    let reported_at: Option<i64> = get(row, "reported_at")?;
+    let report = match reported_at {
+        None => None,
+        Some(reported_at) => Some(ReportSummaryRow {
+            reported_at,
+            os_type: get(row, "os_type")?,
+            os_version: get(row, "os_version")?,
+            hostname: get(row, "hostname")?,
+            ip: get(row, "ip")?,
+            architecture: get(row, "architecture")?,
+            kernel_version: get(row, "kernel_version")?,
+            packages: get(row, "packages")?,
+            updates: get(row, "updates")?,
+            security_updates: get(row, "security_updates")?,
+            needs_reboot: get::<i64>(row, "needs_reboot")? != 0,
+            reboot_reason: get(row, "reboot_reason")?,
+        }),
+    };
+    Ok(Host {
+        facts: facts(row, id)?,
+        name: get(row, "name")?,
+        secure: get::<i64>(row, "secure")? != 0,
+        gateway_id: gateway.map(uuid).transpose()?,
+        connected_at: get(row, "connected_at")?,
+        disconnected_at: get(row, "disconnected_at")?,
+        last_seen_at: get(row, "last_seen_at")?,
+        agent_version: get(row, "agent_version")?,
+        update_interval: u32::try_from(get::<i64>(row, "update_interval")?).unwrap_or(60),
+        report,
+        created_at: get(row, "created_at")?,
+    })
+}
+
+/// Writes everything of a command that may change.
+pub(super) async fn update(tx: &mut SqliteConnection, c: &Command) -> Result<(), StoreError> {
+    let evidence = c.evidence.as_ref().and_then(|e| serde_json::to_string(e).ok());
+    let notes = serde_json::to_string(&c.notes).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    let ended = c.is_final().then(|| c.times.at(c.state)).flatten();
+    let mut query = sqlx::query(
+        "UPDATE commands SET state = $1, final = $2, attempt = $3, losses = $4, refusals = $5, asked_epoch = $6, \
+         held_epoch = $7, not_before = $8, expires_at = $9, next_check_at = $10, cancel_requested_at = $11, \
+         last_sign_at = $12, returned_at = $13, evidence = $14, error = $15, notes = $16, ended_at = $17, \
+         queued_at = $18, waiting_at = $19, sending_at = $20, sent_at = $21, delivered_at = $22, running_at = $23, \
+         succeeded_at = $24, failed_at = $25, cancelled_at = $26, unconfirmed_at = $27, expired_at = $28 WHERE id = $29",
+    )
+    .bind(c.state.name())
+    .bind(i64::from(c.is_final()))
+    .bind(c.attempt)
+    .bind(c.losses)
+    .bind(c.refusals)
+    .bind(c.asked_epoch)
+    .bind(c.held_epoch)
+    .bind(c.not_before)
+    .bind(c.expires_at)
+    .bind(c.next_check_at)
+    .bind(c.cancel_requested_at)
+    .bind(c.last_sign_at)
+    .bind(c.returned_at)
+    .bind(evidence)
+    .bind(c.error.as_deref())
+    .bind(notes)
+    .bind(ended);
+    for s in State::ALL {
+        query = query.bind(c.times.at(s));
+    }
+    query.bind(c.id.to_string()).execute(tx).await.map(drop).map_err(unavailable)
+}
+
+/// A JSON array of ids, for `IN (SELECT value FROM json_each($1))`: one statement whatever their number.
+pub(super) fn id_list<'a>(ids: impl IntoIterator<Item = &'a Uuid>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(Uuid::to_string).collect();
+    serde_json::to_string(&ids).unwrap_or_else(|_| "[]".to_owned())
+}

@@ -1,0 +1,235 @@
+//! What only the SQLite adapter can show: its file, its locks, its plans.
+
+use std::{path::PathBuf, time::Duration};
+
+use jobs::{Kind, State};
+use sqlx::{
+    AssertSqlSafe, Row, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+use store::{
+    Accounts, Clock, Commands, Hosts, Maintenance, Store, StoreError,
+    sqlite::{Options, SqliteStore, hot_queries},
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use super::store_world::{DAY, batch, connect, new_host};
+
+/// A file that stores are opened on.
+struct File {
+    dir: TempDir,
+    clock: Clock,
+}
+
+impl File {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), clock: Clock::default() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("patchbay.db")
+    }
+
+    async fn try_open(&self) -> Result<SqliteStore, StoreError> {
+        let options = Options { patience: Duration::from_millis(200), ..Options::default() };
+        SqliteStore::open(&self.path(), self.clock.clone(), options).await
+    }
+
+    async fn open(&self) -> SqliteStore {
+        self.try_open().await.unwrap()
+    }
+
+    /// Another program that has the file open.
+    async fn other(&self) -> SqlitePool {
+        let options = SqliteConnectOptions::new().filename(self.path()).busy_timeout(Duration::from_secs(5));
+        SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        let other = self.other().await;
+        sqlx::query(sql).execute(&other).await.unwrap();
+        other.close().await;
+    }
+}
+
+async fn one_host(store: &SqliteStore) -> Uuid {
+    let host = new_host("web");
+    store.add_hosts(std::slice::from_ref(&host)).await.unwrap();
+    host.id
+}
+
+#[tokio::test]
+async fn what_was_answered_is_in_the_file() {
+    let file = File::new();
+    let store = file.open().await;
+    let host = one_host(&store).await;
+    let made = store.create(&batch(Kind::ReportNow, &[host])).await.unwrap().unwrap();
+    // No close: a process that is killed says no goodbye.
+    let again = file.open().await;
+    assert_eq!(again.command(made.commands[0].id).await.unwrap().unwrap().state, State::Queued);
+    assert_eq!(again.roles().await.unwrap().len(), 5, "seeded once");
+}
+
+#[tokio::test]
+async fn every_connection_writes_through_to_the_disk() {
+    let file = File::new();
+    let store = file.open().await;
+    for (name, expected) in [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")] {
+        assert_eq!(store.pragma(name).await.unwrap(), [expected; 2], "{name}, writer and reader");
+    }
+    assert_eq!(store.pragma("query_only").await.unwrap(), ["0", "1"], "only the writer writes");
+    assert_eq!(store.pragma("busy_timeout").await.unwrap(), ["200"; 2]);
+}
+
+#[tokio::test]
+async fn a_file_held_by_another_program_is_unavailable_and_then_is_not() {
+    let file = File::new();
+    let store = file.open().await;
+    let host = one_host(&store).await;
+    let other = file.other().await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+
+    let began = Instant::now();
+    let refused = store.create(&batch(Kind::ReportNow, &[host])).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(began.elapsed() >= Duration::from_millis(150), "it had some patience");
+    let (asked, connects) = (batch(Kind::ReportNow, &[host]), [connect(host)]);
+    let (one, two, three) =
+        tokio::join!(store.create(&asked), store.touch_host(host, None), store.connect_hosts(&connects));
+    assert!(matches!(one, Err(StoreError::Unavailable(_))));
+    assert!(matches!(two, Err(StoreError::Unavailable(_))));
+    assert!(matches!(three, Err(StoreError::Unavailable(_))));
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody hangs");
+    store.ping().await.unwrap();
+    assert!(store.host(host).await.unwrap().is_some(), "reading goes on");
+    assert!(store.claim_due(10).await.unwrap().is_empty());
+
+    drop(lock);
+    other.close().await;
+    let made = timeout(Duration::from_secs(5), store.create(&batch(Kind::ReportNow, &[host]))).await.unwrap();
+    assert_eq!(made.unwrap().unwrap().count, 1, "nothing of the failed ones was left behind");
+    assert_eq!(store.counts().await.unwrap(), [(Kind::ReportNow, State::Queued, 1)]);
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_leaves_nothing_behind() {
+    let file = File::new();
+    let store = file.open().await;
+    let hosts: Vec<_> = (0..200).map(|n| new_host(&format!("host-{n}"))).collect();
+    store.add_hosts(&hosts).await.unwrap();
+    let ids: Vec<Uuid> = hosts.iter().map(|h| h.id).collect();
+    for n in 0..40 {
+        // Dropped at a different point each time.
+        let _ = timeout(Duration::from_micros(n * 150), store.create(&batch(Kind::ReportNow, &ids))).await;
+    }
+    let made = store.create(&batch(Kind::ReportNow, &ids)).await.unwrap().unwrap();
+    assert_eq!(made.count + made.coalesced, 200);
+    assert_eq!(store.counts().await.unwrap(), [(Kind::ReportNow, State::Queued, 200)], "all of a batch or nothing");
+}
+
+#[tokio::test]
+async fn a_file_that_needs_a_newer_program_is_refused() {
+    let file = File::new();
+    file.open().await.close().await;
+    file.execute("UPDATE schema_floor SET oldest_version = '99.1.0'").await;
+    let Err(StoreError::Corrupt(why)) = file.try_open().await else { panic!("opened") };
+    assert!(why.contains("99.1.0") && why.contains(env!("CARGO_PKG_VERSION")), "{why}");
+    assert!(why.contains("newer patchbay"), "{why}");
+}
+
+#[tokio::test]
+async fn a_newer_file_that_this_program_can_live_with_is_opened() {
+    let file = File::new();
+    file.open().await.close().await;
+    file.execute(
+        "INSERT INTO _patchbay_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9001, 'later', TRUE, x'00', 0)",
+    )
+    .await;
+    let store = file.open().await;
+    one_host(&store).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_an_error() {
+    let file = File::new();
+    std::fs::write(file.path(), "plain text, and more of it than a header has: ".repeat(50)).unwrap();
+    assert!(file.try_open().await.is_err());
+    assert!(SqliteStore::open(file.dir.path(), Clock::default(), Options::default()).await.is_err(), "a folder");
+}
+
+#[tokio::test]
+async fn recovery_hands_back_what_a_dead_process_had_in_hand() {
+    let file = File::new();
+    let store = file.open().await;
+    let host = one_host(&store).await;
+    for kind in [Kind::ReportNow, Kind::SettingsUpdate, Kind::ComplianceScan] {
+        store.create(&batch(kind, &[host])).await.unwrap().unwrap();
+    }
+    file.execute(
+        "UPDATE Jobs SET status = CASE rowid WHEN 1 THEN 'Running' WHEN 2 THEN 'Queued' ELSE 'Done' END, lock_at = 1",
+    )
+    .await;
+    store.recover().await.unwrap();
+    let other = file.other().await;
+    let rows = sqlx::query("SELECT status, lock_at FROM Jobs ORDER BY rowid").fetch_all(&other).await.unwrap();
+    let jobs: Vec<(String, Option<i64>)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let pending = ("Pending".to_owned(), None);
+    assert_eq!(jobs, [pending.clone(), pending, ("Done".to_owned(), Some(1))]);
+}
+
+#[tokio::test]
+async fn finished_tasks_go_and_others_stay() {
+    let file = File::new();
+    let store = file.open().await;
+    let host = one_host(&store).await;
+    for kind in [Kind::ReportNow, Kind::SettingsUpdate, Kind::ComplianceScan, Kind::RefreshIntegrationStatus] {
+        store.create(&batch(kind, &[host])).await.unwrap().unwrap();
+    }
+    file.execute(
+        "UPDATE Jobs SET done_at = strftime('%s', 'now'), \
+         status = CASE rowid WHEN 1 THEN 'Done' WHEN 2 THEN 'Failed' WHEN 3 THEN 'Killed' ELSE 'Running' END",
+    )
+    .await;
+    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0, "they stay a day");
+    file.clock.advance(DAY + 2_000);
+    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 3);
+    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0);
+}
+
+/// With many rows and the planner's statistics, and without any: no hot statement walks through a whole table.
+#[tokio::test]
+async fn hot_statements_walk_through_no_table() {
+    let file = File::new();
+    let store = file.open().await;
+    let hosts: Vec<_> = (0..2_000).map(|n| new_host(&format!("host-{n}"))).collect();
+    store.add_hosts(&hosts).await.unwrap();
+    let ids: Vec<Uuid> = hosts.iter().map(|h| h.id).collect();
+    for kind in Kind::ALL {
+        store.create(&batch(kind, &ids)).await.unwrap().unwrap();
+    }
+    let other = file.other().await;
+    let queries = hot_queries();
+    assert!(queries.len() >= 10);
+    for analysed in [false, true] {
+        if analysed {
+            sqlx::query("ANALYZE").execute(&other).await.unwrap();
+        }
+        for (name, sql) in &queries {
+            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&other).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            assert!(!plan.is_empty(), "{name}");
+            for step in &plan {
+                // A partial index holds only the rows it is about; a list of ids is small.
+                let walks = step.starts_with("SCAN ")
+                    && !["json_each", "v", "hosts_held", "commands_due", "commands_open", "CONSTANT ROW"]
+                        .iter()
+                        .any(|small| step.split_whitespace().any(|word| word == *small) || step.ends_with(small));
+                assert!(!walks, "{name} (analysed: {analysed}): {plan:#?}\n{sql}");
+            }
+        }
+    }
+    assert!(store.clock().now_ms() > 0);
+}

@@ -1,0 +1,80 @@
+//! Runs jobs. Knows no socket: it asks the bus, and tells the store what it learnt.
+//!
+//! The executor is apalis, as an alarm clock: a task wakes a worker for some commands, the commands' rows say what is to
+//! be done ([`deliver`]). What no task wakes, the sweep finds ([`sweep`]).
+
+mod announce;
+mod deliver;
+mod executor;
+mod maintenance;
+mod outcomes;
+mod request;
+mod sweep;
+
+use std::{sync::Arc, time::Duration};
+
+use bus::Bus;
+use store::{Store, sqlite::SqliteStore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use deliver::Deliverer;
+
+/// Settings of a worker.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long final commands and what belongs to them stay.
+    pub keep: Duration,
+    /// Tasks one queue's workers have in hand at once.
+    pub concurrency: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(30 * 86_400), concurrency: 64 }
+    }
+}
+
+/// Where the tasks are: the store's own queue.
+#[derive(Clone)]
+pub enum Queues {
+    /// In the SQLite file.
+    Sqlite(Arc<SqliteStore>),
+}
+
+/// A worker that runs.
+pub struct Worker {
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How long what is in hand may take at the end.
+const STOP_WAIT: Duration = Duration::from_secs(8);
+
+impl Worker {
+    /// Starts the queues' workers, the sweep and the schedules.
+    #[must_use]
+    pub fn start(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Bus>, queues: &Queues) -> Self {
+        let stopping = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let deliverer = Deliverer::start(Arc::clone(&store), bus, &tasks);
+        tasks.spawn(executor::run(
+            queues.clone(),
+            settings.clone(),
+            deliverer.clone(),
+            Arc::clone(&store),
+            stopping.clone(),
+        ));
+        tasks.spawn(sweep::run(Arc::clone(&store), deliverer, stopping.clone()));
+        tasks.spawn(maintenance::tick(store, stopping.clone()));
+        Self { stopping, tasks }
+    }
+
+    /// Stops: fetch no more, finish what is in hand. What is left is found by whoever runs next.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_WAIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some deliveries did not end in time: their rows say so, the sweep will ask");
+        }
+    }
+}

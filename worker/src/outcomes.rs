@@ -1,0 +1,92 @@
+//! Outcomes on their way to the store: those of all deliveries together, in as few transactions as the store's pace
+//! allows. A slow host's outcome holds up nobody else's.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::Bus;
+use jobs::Event;
+use store::{Store, StoreError};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::announce::announce;
+
+/// Outcomes in one transaction.
+const BATCH: usize = 256;
+/// Outcomes that wait; a delivery that finds no place waits for one.
+const WAITING: usize = 4_096;
+/// How long an outcome is tried again while the store is away. Past it the sweep asks the holder anew.
+const KEEP_TRYING: Duration = Duration::from_secs(30);
+
+struct Item {
+    id: Uuid,
+    event: Event<'static>,
+    stored: oneshot::Sender<bool>,
+}
+
+/// The way to the store.
+#[derive(Clone)]
+pub struct Outcomes(mpsc::Sender<Item>);
+
+impl Outcomes {
+    /// Starts the task that writes; it ends when all deliveries are done.
+    pub fn start(store: Arc<dyn Store>, bus: Arc<dyn Bus>, tasks: &TaskTracker) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tasks.spawn(write(store, bus, receiver));
+        Self(sender)
+    }
+
+    /// Stores an outcome; false when the store did not take it.
+    pub async fn store(&self, id: Uuid, event: Event<'static>) -> bool {
+        let (stored, wait) = oneshot::channel();
+        self.0.send(Item { id, event, stored }).await.is_ok() && wait.await.unwrap_or(false)
+    }
+}
+
+async fn write(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut receiver: mpsc::Receiver<Item>) {
+    let mut items: Vec<Item> = Vec::with_capacity(BATCH);
+    loop {
+        if receiver.recv_many(&mut items, BATCH).await == 0 {
+            break;
+        }
+        // A command is at most once in a batch: its events apply one after the other.
+        let mut rest = std::mem::take(&mut items);
+        while !rest.is_empty() {
+            let mut seen = std::collections::HashSet::new();
+            let (batch, later): (Vec<Item>, Vec<Item>) = rest.into_iter().partition(|item| seen.insert(item.id));
+            rest = later;
+            write_batch(store.as_ref(), bus.as_ref(), batch).await;
+        }
+    }
+}
+
+async fn write_batch(store: &dyn Store, bus: &dyn Bus, batch: Vec<Item>) {
+    let (events, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|i| ((i.id, i.event), i.stored)).unzip();
+    let started = tokio::time::Instant::now();
+    let mut wait = Duration::from_millis(50);
+    let stored = loop {
+        match store.apply(&events).await {
+            Ok(applied) => {
+                store::failpoint::hit("outcome_stored");
+                if applied.iter().any(|a| a.step.moved && a.command.state == jobs::State::Delivered) {
+                    store::failpoint::hit("delivered_written");
+                }
+                announce(bus, &applied).await;
+                break true;
+            }
+            Err(StoreError::Unavailable(why)) if started.elapsed() < KEEP_TRYING => {
+                tracing::warn!(why, outcomes = events.len(), "outcomes wait for the store");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            Err(error) => {
+                tracing::error!(%error, outcomes = events.len(), "outcomes are not stored: the sweep will ask again");
+                break false;
+            }
+        }
+    };
+    for answer in answers {
+        let _ = answer.send(stored);
+    }
+}
