@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use schemas::TraceContext;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    watch,
+};
 
 use crate::{BODY_MAX, Bus, BusError, BusStatus, Message, Replies, Subscribe, Subscription, pattern::Shape};
 
@@ -28,6 +31,8 @@ pub struct MemoryBus {
 struct Inner {
     table: RwLock<Table>,
     next_id: AtomicU64,
+    /// How often a group's member was chosen.
+    turns: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -59,14 +64,20 @@ impl MemoryBus {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            inner: Arc::new(Inner { table: RwLock::default(), next_id: AtomicU64::new(1), dropped: AtomicU64::new(0) }),
+            inner: Arc::new(Inner {
+                table: RwLock::default(),
+                next_id: AtomicU64::new(1),
+                turns: AtomicU64::new(0),
+                dropped: AtomicU64::new(0),
+            }),
             status: watch::Sender::new(BusStatus::Up),
         }
     }
 
     /// Makes the bus behave as a broker that cannot be reached, or can again: for tests of outages.
     pub fn set_away(&self, away: bool) {
-        self.status.send_replace(if away { BusStatus::Down } else { BusStatus::Up });
+        let now = if away { BusStatus::Down } else { BusStatus::Up };
+        self.status.send_if_modified(|status| std::mem::replace(status, now) != now);
     }
 
     fn check(&self, body: &Bytes) -> Result<(), BusError> {
@@ -86,7 +97,7 @@ impl Inner {
         let table = self.table.read();
         if let Some(inbox) = message.subject.strip_prefix(INBOX) {
             let inbox = inbox.parse().ok().and_then(|id: u64| table.inboxes.get(&id));
-            return usize::from(inbox.is_some_and(|sender| self.push(sender, message)));
+            return usize::from(inbox.is_some_and(|sender| self.push(sender, message) == Pushed::Taken));
         }
         let mut reached = 0;
         for shape in table.shapes.keys() {
@@ -100,27 +111,48 @@ impl Inner {
                 if let Some(group) = &subscriber.group {
                     groups.entry(group).or_default().push(subscriber);
                 } else {
-                    self.push(&subscriber.sender, message);
-                    reached += 1;
+                    reached += usize::from(self.push(&subscriber.sender, message) != Pushed::Gone);
                 }
             }
             for members in groups.values() {
-                let turn = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let index = usize::try_from(turn).unwrap_or(0) % members.len();
-                self.push(&members[index].sender, message);
-                reached += 1;
+                // A member that is leaving hands its turn on.
+                let first = self.turn(members.len());
+                let mut turns = (0..members.len()).map(|n| members[(first + n) % members.len()]);
+                reached += usize::from(turns.any(|m| self.push(&m.sender, message) != Pushed::Gone));
             }
         }
         reached
     }
 
-    fn push(&self, sender: &mpsc::Sender<Box<Message>>, message: &Message) -> bool {
-        let sent = sender.try_send(Box::new(message.clone())).is_ok();
-        if !sent {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        sent
+    /// Which member of a group is next. As if by chance: in turn, two groups, or a group that is asked by one asker who
+    /// takes numbers too, would each see every other number only.
+    fn turn(&self, members: usize) -> usize {
+        let mut n = self.turns.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n ^= n >> 31;
+        usize::try_from(n % members as u64).unwrap_or(0)
     }
+
+    fn push(&self, sender: &mpsc::Sender<Box<Message>>, message: &Message) -> Pushed {
+        match sender.try_send(Box::new(message.clone())) {
+            Ok(()) => Pushed::Taken,
+            Err(TrySendError::Full(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                Pushed::Dropped
+            }
+            Err(TrySendError::Closed(_)) => Pushed::Gone,
+        }
+    }
+}
+
+/// What became of a message at one subscriber.
+#[derive(PartialEq, Eq)]
+enum Pushed {
+    Taken,
+    /// Its queue is full. It listens all the same.
+    Dropped,
+    /// It is unsubscribing.
+    Gone,
 }
 
 #[async_trait]

@@ -1,6 +1,8 @@
 //! Admin operations: what the command line asks for, over the server's Unix socket or with no server at all. What they
 //! change reaches live sockets at once, by the bus.
 
+mod password;
+
 use std::sync::Arc;
 
 use bus::Bus;
@@ -12,8 +14,11 @@ use store::{AddHost, Host, HostFilter, NewKey, Store, StoreError};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+pub use self::password::{PASSWORD_MIN_CHARS, hash_password};
+
+use self::password::{PASSWORD_COST, choose};
 use crate::{
-    agent::{bcrypt::PASSWORD_MAX_BYTES, keys},
+    agent::keys,
     api::{
         ApiError,
         hosts::{checked_name, close},
@@ -23,20 +28,8 @@ use crate::{
     facts::announce_on,
 };
 
-/// Cost of passwords.
-const PASSWORD_COST: u32 = 12;
-
 /// Cost of agents' keys: 256 random bits need no more.
 const KEY_COST: u32 = 10;
-
-/// Shortest password that somebody chose, in characters.
-pub const PASSWORD_MIN_CHARS: usize = 12;
-
-/// Characters of a generated password: 24 of 56 are 139 random bits.
-const GENERATED: usize = 24;
-
-/// Nothing that looks like something else, and nothing that a shell or a URL would read otherwise.
-const ALPHABET: &[u8; 56] = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ2345679";
 
 /// Longest name of a user, in characters.
 const USERNAME_MAX: usize = 100;
@@ -224,14 +217,6 @@ impl Admin {
     }
 }
 
-/// Hashes a password, which takes a fifth of a second: not on an async thread. None is ever cut.
-///
-/// # Errors
-/// What bcrypt says of one that is too long.
-pub fn hash_password(password: &str) -> Result<String, bcrypt::BcryptError> {
-    bcrypt::non_truncating_hash(password, PASSWORD_COST)
-}
-
 fn listed(host: &Host) -> Value {
     json!({
         "id": host.facts.id,
@@ -259,26 +244,6 @@ fn checked_username(username: &str) -> Result<&str, AdminError> {
     fits.then_some(name).ok_or_else(|| AdminError::Invalid(what()))
 }
 
-/// The password, and once more when it was made up: then the answer carries it.
-fn choose(given: Option<String>) -> Result<(String, Option<String>), AdminError> {
-    let Some(password) = given else {
-        let password = generate();
-        return Ok((password.clone(), Some(password)));
-    };
-    if password.chars().count() < PASSWORD_MIN_CHARS {
-        return Err(AdminError::Invalid(format!("a password has at least {PASSWORD_MIN_CHARS} characters")));
-    }
-    if password.len() > PASSWORD_MAX_BYTES {
-        // bcrypt would not read the rest, so any other rest would do as well.
-        return Err(AdminError::Invalid(format!("a password has at most {PASSWORD_MAX_BYTES} bytes")));
-    }
-    Ok((password, None))
-}
-
-fn generate() -> String {
-    (0..GENERATED).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,16 +259,5 @@ mod tests {
         assert!(matches!(user, Ok(AdminRequest::UserAdd { password: None, .. })));
         assert!(read(r#"{"op":"reboot"}"#).is_err());
         assert!(read(r#"{"op":"host_add"}"#).is_err());
-    }
-
-    #[test]
-    fn a_chosen_password_has_bounds_and_a_generated_one_is_answered() {
-        assert!(choose(Some("eleven char".into())).is_err());
-        assert!(choose(Some("x".repeat(PASSWORD_MAX_BYTES + 1))).is_err());
-        assert_eq!(choose(Some("correct horse".into())).unwrap(), ("correct horse".to_owned(), None));
-        let (password, shown) = choose(None).unwrap();
-        assert_eq!(shown.as_deref(), Some(password.as_str()));
-        assert_eq!(password.len(), GENERATED);
-        assert_ne!(generate(), generate());
     }
 }

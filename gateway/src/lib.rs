@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api;
 mod app;
 pub mod facts;
+mod limit;
 pub mod metrics;
 pub mod presence;
 pub mod server;

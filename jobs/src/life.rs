@@ -25,6 +25,8 @@ pub const PROBE_MS: i64 = 15_000;
 pub const CANCEL_AGAIN_MS: i64 = 30_000;
 /// When the sweep looks again at rows that something else is expected to move.
 pub const SAFETY_MS: i64 = 60_000;
+/// How long a holder that gives no answer is asked; then the frame counts as written.
+pub const UNANSWERED_MAX_MS: i64 = 300_000;
 /// Losses after which a command is unconfirmed.
 pub const LOSSES_MAX: i32 = 5;
 /// Deeds kept while an outcome is open.
@@ -250,7 +252,11 @@ impl Life<'_> {
             }
             (State::Sending, Outcome::Reply(CommandReply::Busy, _)) => self.refused(),
             (State::Sending, Outcome::NoResponder(Mode::Deliver)) => self.not_held(),
-            // What is not known counts as written, and is asked after at once.
+            // Nobody has said anything: the sweep asks again, and only the connection that was asked first may write.
+            (State::Sending, Outcome::Unknown) if self.asked_for() < UNANSWERED_MAX_MS => {
+                self.check_at(self.now + CLAIM_MS);
+            }
+            // Who should know does not: it counts as written, and is asked after at once.
             (State::Sending, _) => self.written(None, 1_000),
             (
                 State::Sent,
@@ -260,6 +266,11 @@ impl Life<'_> {
             }
             _ => {}
         }
+    }
+
+    /// How long the attempt has been under way.
+    fn asked_for(&self) -> i64 {
+        self.now - self.c.times.at(State::Sending).unwrap_or(self.now)
     }
 
     /// Expiry and cancel during sending are decided here: the frame is known not to be written.
@@ -360,8 +371,10 @@ impl Life<'_> {
     fn observe(&mut self, deed: &Deed) {
         match self.c.state {
             State::Sending => {
+                // Whether a result counts depends on the `started` before it, which is itself only kept yet.
+                let scan = matches!(deed, Deed::ScanPhase { .. } | Deed::ScanResults { .. });
                 let concerns =
-                    self.c.kind.spec().sign(self.c, deed) != Sign::None || matches!(deed, Deed::ScanPhase { .. });
+                    self.c.kind.spec().sign(self.c, deed) != Sign::None || (scan && self.c.kind.spec().exclusive());
                 if concerns && self.c.notes.kept.len() < KEPT_MAX {
                     self.c.notes.kept.push((self.now, deed.clone()));
                 }

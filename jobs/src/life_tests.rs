@@ -154,6 +154,19 @@ fn what_was_repeated_with_again_and_found_nobody_counts_as_perhaps_written() {
 }
 
 #[test]
+fn a_request_without_an_answer_is_made_again_before_it_counts_as_written() {
+    let mut c = command(Kind::ComplianceScan, &json!({"enable_remediation": true}));
+    take(&mut c);
+    apply(&mut c, &host(), &Event::Outcome { attempt: 1, outcome: Outcome::Unknown }, T0 + 1);
+    assert_eq!((c.state, c.next_check_at), (State::Sending, Some(T0 + 1 + CLAIM_MS)));
+    let step = apply(&mut c, &host(), &Event::Check, T0 + 1 + CLAIM_MS);
+    assert_eq!(step.asks.command, Some(Mode::Again));
+    let written = Outcome::Reply(CommandReply::Sent { epoch: 7 }, Mode::Again);
+    apply(&mut c, &host(), &Event::Outcome { attempt: 1, outcome: written }, T0 + 2 + CLAIM_MS);
+    assert_eq!(c.state, State::Sent);
+}
+
+#[test]
 fn expiry_and_cancel_while_sending_are_decided_by_the_outcome() {
     for written in [true, false] {
         let mut c = scan();
@@ -202,6 +215,18 @@ fn only_started_opens_a_scan_and_only_the_result_ends_it() {
     apply(&mut c, &host(), &Event::Observe(&result("stig", ScanStatus::Completed, T0 + 10_500)), T0 + 4);
     assert_eq!(c.state, State::Running);
     apply(&mut c, &host(), &Event::Observe(&result("cis", ScanStatus::Completed, T0 + 10_500)), T0 + 5);
+    assert_eq!(c.state, State::Succeeded);
+}
+
+#[test]
+fn a_whole_scan_that_is_over_before_the_outcome_is_known_counts_by_the_hosts_own_clock() {
+    let mut c = scan();
+    take(&mut c);
+    // A host an hour behind.
+    let host_ms = T0 - 3_600_000;
+    apply(&mut c, &host(), &Event::Observe(&phase(ScanPhase::Started, host_ms)), T0 + 1);
+    apply(&mut c, &host(), &Event::Observe(&result("cis", ScanStatus::Completed, host_ms + 10)), T0 + 2);
+    reply(&mut c, CommandReply::Delivered { epoch: 7 }, T0 + 3);
     assert_eq!(c.state, State::Succeeded);
 }
 

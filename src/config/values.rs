@@ -213,9 +213,9 @@ impl Value for Secret {
 pub struct Password(SecretString);
 
 impl Password {
-    pub const MIN_BYTES: usize = 8;
-    /// bcrypt reads no further.
-    pub const MAX_BYTES: usize = 72;
+    pub const MIN_BYTES: usize = 12;
+    /// bcrypt reads no further, and one byte of it is its own.
+    pub const MAX_BYTES: usize = 71;
 
     /// `None` when it is too short or too long.
     pub fn new(text: &str) -> Option<Self> {

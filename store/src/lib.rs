@@ -36,6 +36,9 @@ pub enum StoreError {
     /// Something of that name or id exists already.
     #[error("{0} exists already")]
     Conflict(&'static str),
+    /// The host was removed between the question who it is and the answer.
+    #[error("the host was removed meanwhile")]
+    Gone,
     /// A row holds what no version of this program wrote.
     #[error("the store holds something unreadable: {0}")]
     Corrupt(String),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its ground gives way")]
 
+mod contract;
 #[allow(dead_code, reason = "each suite takes what it needs")]
 mod harness;
 mod replay;

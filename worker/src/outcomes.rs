@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bus::Bus;
-use jobs::Event;
-use store::{Store, StoreError};
+use jobs::{Event, State};
+use store::{Applied, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -69,7 +69,9 @@ async fn write_batch(store: &dyn Store, bus: &dyn Bus, batch: Vec<Item>) {
         match store.apply(&events).await {
             Ok(applied) => {
                 store::failpoint::hit("outcome_stored");
-                if applied.iter().any(|a| a.step.moved && a.command.state == jobs::State::Delivered) {
+                // A sign that came while the outcome was open has moved the row further in the same step.
+                let proved = |a: &Applied| a.command.entered_in_attempt(State::Delivered).is_some();
+                if applied.iter().any(|a| a.step.moved && proved(a)) {
                     store::failpoint::hit("delivered_written");
                 }
                 announce(bus, &applied).await;

@@ -14,10 +14,12 @@ use super::{
     Agents,
     bcrypt::PASSWORD_MAX_BYTES,
     keys::{self, Stored},
-    limit::{Limit, whose},
     reject::Reject,
 };
-use crate::App;
+use crate::{
+    App,
+    limit::{Limit, whose},
+};
 
 const API_ID: &str = "x-api-id";
 const API_KEY: &str = "x-api-key";

@@ -8,7 +8,6 @@ pub mod bcrypt;
 mod hold;
 pub mod http;
 pub mod keys;
-mod limit;
 mod reject;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -20,8 +19,8 @@ pub use bcrypt::{BcryptPool, PoolFull};
 pub use http::{handle, handles, is_agent_path};
 pub use reject::Reject;
 
-use self::{hold::Hold, limit::Limit};
-use crate::{Settings, metrics::Metrics};
+use self::hold::Hold;
+use crate::{Settings, limit::Limit, metrics::Metrics};
 
 /// Results a host may post a minute (protocol 3).
 const SCANS_PER_MIN: u32 = 10;

@@ -73,7 +73,7 @@ impl From<StoreError> for Reject {
         match error {
             // Told once by whoever gives up; a held post asks many times.
             StoreError::Unavailable(_) => tracing::debug!(%error, "an agent could not be looked up"),
-            StoreError::Conflict(_) | StoreError::Corrupt(_) => {
+            StoreError::Conflict(_) | StoreError::Gone | StoreError::Corrupt(_) => {
                 tracing::error!(%error, "an agent could not be looked up");
             }
         }

@@ -20,7 +20,7 @@ use super::{
     session::{Caller, IDLE_SECS, LIFETIME_SECS, cookie},
     token::Claims,
 };
-use crate::App;
+use crate::{App, limit::whose};
 
 /// Nobody's hash, at the cost of passwords: a login for an unknown name takes as long as one with a wrong password.
 const NOBODYS_HASH: &str = "$2b$12$.....................................................";
@@ -110,13 +110,13 @@ pub async fn login(
 ) -> Result<(SetCookie, Answer<LoggedIn>), ApiError> {
     let peer = Peer::of(&extensions);
     let address = client_address(&app.settings, &peer, &headers);
-    app.api.logins.take(address).map_err(|wait| {
+    app.api.logins.take(&whose(address)).map_err(|wait| {
         app.metrics.login("rate_limited");
         ApiError::TooMany(wait)
     })?;
     let checked = check(&app, &request.username, request.password).await;
     if !matches!(checked, Ok(None)) {
-        app.api.logins.give_back(address);
+        app.api.logins.give_back(&whose(address));
     }
     let outcome = match &checked {
         Ok(Some(_)) => "accepted",

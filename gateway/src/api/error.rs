@@ -76,6 +76,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(what) => Self::Exists(what),
+            StoreError::Gone => Self::NotFound("Host not found"),
             StoreError::Corrupt(what) => Self::Internal(what),
             away @ StoreError::Unavailable(_) => Self::Store(away),
         }

@@ -16,7 +16,6 @@ mod health;
 pub(crate) mod hosts;
 mod internal;
 pub(crate) mod key;
-mod limit;
 mod openapi;
 pub mod origin;
 mod page;
@@ -27,7 +26,7 @@ pub mod session;
 mod status;
 mod token;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -39,9 +38,9 @@ use bus::BusError;
 use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
+use self::token::Tokens;
 pub use self::{error::ApiError, events::EventLog, health::Health, internal::internal_router, revocation::Revocations};
-use self::{limit::LoginFailures, token::Tokens};
-use crate::{App, Settings, metrics::Metrics};
+use crate::{App, Settings, limit::Limit, metrics::Metrics};
 
 /// What the API's handlers share.
 pub struct ApiState {
@@ -52,7 +51,7 @@ pub struct ApiState {
     /// The window of events.
     pub events: EventLog,
     tokens: Tokens,
-    logins: LoginFailures,
+    logins: Limit<IpAddr>,
 }
 
 impl ApiState {
@@ -64,7 +63,7 @@ impl ApiState {
             revocations: Revocations::default(),
             events: EventLog::new(gateway_id, settings.events_window, metrics),
             tokens: Tokens::new(&settings.secret),
-            logins: LoginFailures::new(settings.login_failures_per_min),
+            logins: Limit::new(settings.login_failures_per_min, Duration::from_secs(60)),
         }
     }
 }

@@ -24,11 +24,15 @@ const HEAD_WAIT: Duration = Duration::from_secs(30);
 const EXTRA_CONNECTIONS: usize = 4_096;
 /// How long requests under way may take once the process ends.
 const GRACE: Duration = Duration::from_secs(3);
+/// Bytes that a peer does not acknowledge for so long end its connection, in milliseconds: a stream of events has no
+/// other way to see that nobody is there.
+const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Pause after an accept that failed: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the process ends.
 pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Certificate>>, routes: R) {
+    let deaf = Deaf(app.clone());
     let places = Arc::new(Semaphore::new(app.settings.max_connections + EXTRA_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -59,6 +63,18 @@ pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Cert
             drop(place);
         });
     }
+    drop(deaf);
+}
+
+/// Tells `/livez` when the loop ends although nobody asked it to, by a panic for instance.
+struct Deaf(App);
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        if !self.0.stopping.is_cancelled() {
+            self.0.api.health.accept_loop_died();
+        }
+    }
 }
 
 async fn accept(
@@ -67,7 +83,9 @@ async fn accept(
 ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // Neither may end the loop: the client may be gone already.
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
     Ok((stream, address, place))
 }
 

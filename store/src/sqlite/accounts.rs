@@ -232,7 +232,7 @@ impl Accounts for SqliteStore {
         let now = self.clock.now_ms();
         let heard: i64 = get(&row, "last_activity_at")?;
         let idle_ms: i64 = get(&row, "idle_ms")?;
-        let session = SessionRow {
+        let mut session = SessionRow {
             id,
             account: account(&row)?,
             expires_at: get(&row, "expires_at")?,
@@ -247,6 +247,7 @@ impl Accounts for SqliteStore {
                 .execute(&self.writer)
                 .await
                 .map_err(unavailable)?;
+            session.idle_at = now + idle_ms;
         }
         Ok(Some(session))
     }

@@ -8,14 +8,30 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
-    commands::Work,
     rows::{get, get_uuid, id_list},
     unavailable,
+    work::Work,
 };
 use crate::{
     Created, CreatedCommand, NewBatch, NotCreated, StoreError, Target,
     ports::commands::{CREATED_SHOWN, OPEN_MAX},
 };
+
+/// States in which an identical scan serves instead.
+pub(super) const TWIN_SCANS: &str = "('queued', 'waiting', 'sending', 'sent', 'delivered', 'running')";
+/// States in which an identical command of another kind does: its host has not read it.
+pub(super) const TWINS: &str = "('queued', 'waiting', 'sending')";
+
+/// Open commands of these hosts that ask for the same; the oldest comes last.
+pub(super) fn twins_sql(states: &str) -> String {
+    format!(
+        "SELECT id, host_id, state FROM commands WHERE final = 0 AND kind = $1 AND payload = $2 AND state IN {states} \
+         AND cancel_requested_at IS NULL AND host_id IN (SELECT value FROM json_each($3)) ORDER BY id DESC"
+    )
+}
+
+pub(super) const OPEN_COUNTS: &str = "SELECT host_id, COUNT(*) AS n FROM commands \
+     WHERE final = 0 AND host_id IN (SELECT value FROM json_each($1)) GROUP BY host_id";
 
 /// Rows one INSERT carries.
 const ROWS: usize = 1_000;
@@ -144,33 +160,27 @@ async fn want_settings(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Res
 }
 
 async fn open_counts(work: &mut Work, hosts: &[Uuid]) -> Result<HashMap<Uuid, i64>, StoreError> {
-    sqlx::query(
-        "SELECT host_id, COUNT(*) AS n FROM commands WHERE final = 0 AND host_id IN (SELECT value FROM json_each($1)) \
-         GROUP BY host_id",
-    )
-    .bind(id_list(hosts))
-    .fetch_all(&mut *work.tx)
-    .await
-    .map_err(unavailable)?
-    .iter()
-    .map(|row| Ok((get_uuid(row, "host_id")?, get(row, "n")?)))
-    .collect()
+    sqlx::query(OPEN_COUNTS)
+        .bind(id_list(hosts))
+        .fetch_all(&mut *work.tx)
+        .await
+        .map_err(unavailable)?
+        .iter()
+        .map(|row| Ok((get_uuid(row, "host_id")?, get(row, "n")?)))
+        .collect()
 }
 
 /// Open commands that do what the batch asks for: a scan in any open state, another kind only while it is not sent.
 async fn twins(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Result<HashMap<Uuid, (Uuid, State)>, StoreError> {
     let spec = batch.kind.spec();
     let states = if spec.exclusive() {
-        "('queued', 'waiting', 'sending', 'sent', 'delivered', 'running')"
+        TWIN_SCANS
     } else if spec.repeatable(&batch.payload) {
-        "('queued', 'waiting', 'sending')"
+        TWINS
     } else {
         return Ok(HashMap::new());
     };
-    let sql = format!(
-        "SELECT id, host_id, state FROM commands WHERE final = 0 AND kind = $1 AND payload = $2 AND state IN {states} \
-         AND cancel_requested_at IS NULL AND host_id IN (SELECT value FROM json_each($3)) ORDER BY id DESC"
-    );
+    let sql = twins_sql(states);
     sqlx::query(AssertSqlSafe(sql))
         .bind(batch.kind.name())
         .bind(batch.payload.to_string())

@@ -1,157 +1,70 @@
-//! Commands: events on locked rows. The decisions are those of `jobs::life`; here are only the rows.
+//! Commands: events on locked rows.
 
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use jobs::{Command, Deed, Event, HostFacts, Kind, State, life};
-use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction, sqlite::SqliteRow};
+use jobs::{Command, Deed, Event, HostFacts, Kind, State};
+use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::{
     SqliteStore,
-    queue::Tasks,
-    rows::{self, COMMAND, FACTS, get, get_uuid, id_list},
+    rows::{self, COMMAND, get_uuid, id_list},
     unavailable,
+    work::Work,
 };
 use crate::{Applied, Commands, Created, Due, ListFilter, Listed, NewBatch, NotCreated, Page, StoreError, failpoint};
 
-/// States that hold a host's one place for a scan.
-const ACTIVE: &str = "('sending', 'sent', 'delivered', 'running')";
+/// How long a deed may come after its command has ended unconfirmed.
+const LATE_MS: i64 = 86_400_000;
 
-/// A write transaction over commands: what it pushes and rings at its end.
-pub(super) struct Work {
-    pub tx: Transaction<'static, Sqlite>,
-    pub now: i64,
-    pub tasks: Tasks,
+/// Due rows, as seen without taking the writer.
+pub(super) const DUE: &str = "SELECT id FROM commands WHERE next_check_at <= $1 ORDER BY next_check_at LIMIT $2";
+
+pub(super) const COUNTS: &str = "SELECT kind, state, n FROM command_counts WHERE n > 0";
+
+/// Which of these hosts have a scan under way.
+pub(super) const BUSY: &str = "SELECT host_id FROM commands WHERE exclusive = 1 \
+     AND state IN ('sending', 'sent', 'delivered', 'running') AND host_id IN (SELECT value FROM json_each($1))";
+
+// Conditions on `c`.
+pub(super) const BY_ID: &str = "c.id IN (SELECT value FROM json_each($1))";
+pub(super) const OPEN: &str = "c.host_id = $1 AND c.final = 0 ORDER BY c.id";
+pub(super) const UNDER_WAY: &str =
+    "c.host_id = $1 AND c.final = 0 AND c.state IN ('sending', 'sent', 'delivered', 'running') ORDER BY c.id";
+pub(super) const LATELY_UNCONFIRMED: &str = "c.id IN (SELECT id FROM commands WHERE host_id = $1 ORDER BY id DESC LIMIT 20) \
+     AND c.state = 'unconfirmed' ORDER BY c.id";
+
+/// A page of a list, and what to bind from $3 on. One text a combination of filters: each is planned for its own index.
+pub(super) fn list_sql(filter: &ListFilter) -> (String, Vec<String>) {
+    let mut sql = format!("SELECT {COMMAND} FROM commands c WHERE c.id < $1");
+    let mut args = Vec::new();
+    let mut narrow = |column: &str, value: Option<String>| {
+        if let Some(value) = value {
+            args.push(value);
+            sql.push_str(&format!(" AND c.{column} = ${}", args.len() + 2));
+        }
+    };
+    narrow("batch_id", filter.batch_id.map(|id| id.to_string()));
+    narrow("host_id", filter.host_id.map(|id| id.to_string()));
+    narrow("state", filter.state.map(|s| s.name().to_owned()));
+    narrow("kind", filter.kind.map(|k| k.name().to_owned()));
+    sql.push_str(" ORDER BY c.id DESC LIMIT $2");
+    (sql, args)
 }
 
-impl Work {
-    /// Applies one event to a row that was read in this transaction.
-    pub async fn step(
-        &mut self,
-        mut command: Command,
-        host: HostFacts,
-        event: &Event<'_>,
-    ) -> Result<Applied, StoreError> {
-        let step = life::apply(&mut command, &host, event, self.now);
-        if step.changed {
-            rows::update(&mut self.tx, &command).await?;
-        }
-        if let Some(at) = step.push_at {
-            self.tasks.add(command.kind.spec().queue(), command.id, at);
-        }
-        if step.ring_next {
-            self.ring_next(command.host_id).await?;
-        }
-        if step.moved && command.state == State::Delivered && command.kind == Kind::SettingsUpdate {
-            self.settings_delivered(&command).await?;
-        }
-        Ok(Applied { command, host, step })
+async fn busy_hosts(work: &mut Work, hosts: &HashSet<Uuid>) -> Result<HashSet<Uuid>, StoreError> {
+    if hosts.is_empty() {
+        return Ok(HashSet::new());
     }
-
-    /// The host's place for a scan is free: the oldest that waits for it is next.
-    async fn ring_next(&mut self, host_id: Uuid) -> Result<(), StoreError> {
-        let next = sqlx::query(
-            "SELECT id, kind, not_before FROM commands WHERE host_id = $1 AND state = 'queued' AND final = 0 \
-             AND exclusive = 1 ORDER BY id LIMIT 1",
-        )
-        .bind(host_id.to_string())
-        .fetch_optional(&mut *self.tx)
+    sqlx::query(BUSY)
+        .bind(id_list(hosts))
+        .fetch_all(&mut *work.tx)
         .await
-        .map_err(unavailable)?;
-        if let Some(row) = next {
-            let kind: &str = get(&row, "kind")?;
-            let kind = Kind::of_name(kind).ok_or_else(|| StoreError::Corrupt("kind".to_owned()))?;
-            let at: i64 = get(&row, "not_before")?;
-            self.tasks.add(kind.spec().queue(), get_uuid(&row, "id")?, at.max(self.now));
-        }
-        Ok(())
-    }
-
-    async fn settings_delivered(&mut self, command: &Command) -> Result<(), StoreError> {
-        let minutes = command.payload.get(jobs::kinds::settings_update::UPDATE_INTERVAL);
-        sqlx::query("UPDATE hosts SET settings_seen = settings_revision WHERE id = $1 AND update_interval = $2")
-            .bind(command.host_id.to_string())
-            .bind(minutes.and_then(serde_json::Value::as_i64))
-            .execute(&mut *self.tx)
-            .await
-            .map(drop)
-            .map_err(unavailable)
-    }
-
-    /// Reads rows that match a condition on `c`, with their hosts.
-    pub async fn read(
-        &mut self,
-        condition: &'static str,
-        argument: String,
-    ) -> Result<Vec<(Command, HostFacts)>, StoreError> {
-        let sql = format!(
-            "SELECT {COMMAND}, {FACTS} FROM commands c LEFT JOIN hosts h ON h.id = c.host_id WHERE {condition}"
-        );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(argument)
-            .fetch_all(&mut *self.tx)
-            .await
-            .map_err(unavailable)?
-            .iter()
-            .map(read_pair)
-            .collect()
-    }
-
-    /// Which of these hosts have a scan under way.
-    async fn busy_hosts(&mut self, hosts: &HashSet<Uuid>) -> Result<HashSet<Uuid>, StoreError> {
-        if hosts.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let sql = format!(
-            "SELECT host_id FROM commands WHERE exclusive = 1 AND state IN {ACTIVE} \
-             AND host_id IN (SELECT value FROM json_each($1))"
-        );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(id_list(hosts))
-            .fetch_all(&mut *self.tx)
-            .await
-            .map_err(unavailable)?
-            .iter()
-            .map(|row| get_uuid(row, "host_id"))
-            .collect()
-    }
-
-    /// Takes `n` slots of the fleet's pace; the first is returned, the others follow `pace_ms` apart.
-    pub async fn slots(&mut self, n: i64, pace_ms: i64) -> Result<i64, StoreError> {
-        let row = sqlx::query("UPDATE pace SET next_at = MAX(next_at, $1) + $2 WHERE id = 1 RETURNING next_at")
-            .bind(self.now)
-            .bind(n * pace_ms)
-            .fetch_one(&mut *self.tx)
-            .await
-            .map_err(unavailable)?;
-        Ok(get::<i64>(&row, "next_at")? - n * pace_ms)
-    }
-}
-
-fn read_pair(row: &SqliteRow) -> Result<(Command, HostFacts), StoreError> {
-    let command = rows::command(row)?;
-    let facts = rows::facts(row, command.host_id)?;
-    Ok((command, facts))
-}
-
-impl SqliteStore {
-    pub(super) async fn work(&self) -> Result<Work, StoreError> {
-        let tx = self.begin().await?;
-        let now = self.clock.now_ms();
-        Ok(Work { tx, now, tasks: Tasks::new(now) })
-    }
-
-    /// Pushes the tasks, commits, and rings for those that are due.
-    pub(super) async fn finish(&self, work: Work) -> Result<(), StoreError> {
-        let Work { mut tx, tasks, .. } = work;
-        let ring = tasks.push(&mut tx).await?;
-        tx.commit().await.map_err(unavailable)?;
-        if ring {
-            self.bell.ring();
-        }
-        Ok(())
-    }
+        .map_err(unavailable)?
+        .iter()
+        .map(|row| get_uuid(row, "host_id"))
+        .collect()
 }
 
 #[async_trait]
@@ -184,21 +97,9 @@ impl Commands for SqliteStore {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<Page<Listed>, StoreError> {
-        // One text a combination of filters: each is planned for its own index.
-        let mut sql = format!("SELECT {COMMAND} FROM commands c WHERE c.id < $1");
-        let mut args = vec![cursor.map_or_else(|| "~".to_owned(), str::to_owned)];
-        let mut narrow = |column: &str, value: Option<String>| {
-            if let Some(value) = value {
-                args.push(value);
-                sql.push_str(&format!(" AND c.{column} = ${}", args.len()));
-            }
-        };
-        narrow("batch_id", filter.batch_id.map(|id| id.to_string()));
-        narrow("host_id", filter.host_id.map(|id| id.to_string()));
-        narrow("state", filter.state.map(|s| s.name().to_owned()));
-        narrow("kind", filter.kind.map(|k| k.name().to_owned()));
-        sql.push_str(&format!(" ORDER BY c.id DESC LIMIT {}", u64::from(limit) + 1));
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let (sql, args) = list_sql(filter);
+        let mut query =
+            sqlx::query(AssertSqlSafe(sql)).bind(cursor.unwrap_or("~").to_owned()).bind(i64::from(limit) + 1);
         for arg in args {
             query = query.bind(arg);
         }
@@ -215,8 +116,7 @@ impl Commands for SqliteStore {
             return Ok(Vec::new());
         }
         let mut work = self.work().await?;
-        let read =
-            work.read("c.id IN (SELECT value FROM json_each($1))", id_list(events.iter().map(|(id, _)| id))).await?;
+        let read = work.read(BY_ID, id_list(events.iter().map(|(id, _)| id))).await?;
         let mut rows: HashMap<Uuid, (Command, HostFacts)> = read.into_iter().map(|pair| (pair.0.id, pair)).collect();
         let takers: HashSet<Uuid> = events
             .iter()
@@ -225,7 +125,9 @@ impl Commands for SqliteStore {
             .filter(|(command, _)| command.kind.spec().exclusive())
             .map(|(command, _)| command.host_id)
             .collect();
-        let mut busy = work.busy_hosts(&takers).await?;
+        let mut busy = busy_hosts(&mut work, &takers).await?;
+        // Some row has more than one event: the next goes on from where the one before left it.
+        let repeats = rows.len() < events.len();
         let mut applied = Vec::with_capacity(events.len());
         for (id, event) in events {
             let Some((command, host)) = rows.remove(id) else { continue };
@@ -233,12 +135,15 @@ impl Commands for SqliteStore {
             let done = match event {
                 Event::Take { .. } => {
                     let blocked = exclusive && busy.contains(&command.host_id);
-                    work.step(command, host, &Event::Take { blocked }).await?
+                    work.step(command, host, &Event::Take { blocked })
                 }
-                event => work.step(command, host, event).await?,
+                event => work.step(command, host, event),
             };
             if exclusive && done.command.state == State::Sending {
                 busy.insert(done.command.host_id);
+            }
+            if repeats {
+                rows.insert(*id, (done.command.clone(), done.host.clone()));
             }
             applied.push(done);
         }
@@ -255,9 +160,8 @@ impl Commands for SqliteStore {
 
     async fn claim_due(&self, limit: u32) -> Result<Vec<Due>, StoreError> {
         // Most sweeps find nothing: they look without taking the writer.
-        let now = self.clock.now_ms();
-        let due = sqlx::query("SELECT id FROM commands WHERE next_check_at <= $1 ORDER BY next_check_at LIMIT $2")
-            .bind(now)
+        let due = sqlx::query(DUE)
+            .bind(self.clock.now_ms())
             .bind(limit)
             .fetch_all(&self.readers)
             .await
@@ -267,15 +171,15 @@ impl Commands for SqliteStore {
             return Ok(Vec::new());
         }
         let mut work = self.work().await?;
-        let read = work.read("c.id IN (SELECT value FROM json_each($1))", id_list(&ids)).await?;
+        let read = work.read(BY_ID, id_list(&ids)).await?;
         let mut claimed = Vec::with_capacity(read.len());
-        for (mut command, host) in read {
-            if command.next_check_at.is_none_or(|at| at > now) {
+        for (command, host) in read {
+            // Another sweep was first, or what the row waited for.
+            if command.next_check_at.is_none_or(|at| at > work.now) {
                 continue;
             }
-            // Whatever the look decides, nobody else looks for a while.
-            command.next_check_at = Some(now + life::CLAIM_MS);
-            let applied = work.step(command, host, &Event::Check).await?;
+            // The look ends the row or sets the time of the next one: that is the claim.
+            let applied = work.step(command, host, &Event::Check);
             claimed.push(Due { applied });
         }
         self.finish(work).await?;
@@ -297,10 +201,7 @@ impl Commands for SqliteStore {
     }
 
     async fn counts(&self) -> Result<Vec<(Kind, State, u64)>, StoreError> {
-        let rows = sqlx::query("SELECT kind, state, n FROM command_counts WHERE n > 0")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(unavailable)?;
+        let rows = sqlx::query(COUNTS).fetch_all(&self.readers).await.map_err(unavailable)?;
         Ok(rows
             .iter()
             .filter_map(|row| {
@@ -312,30 +213,20 @@ impl Commands for SqliteStore {
     }
 }
 
-/// Applies deeds to the commands of a host that they may concern: those under way, and the last of each kind that ended
-/// unconfirmed within a day (a late deed is named in its evidence).
+/// Applies deeds to the commands of a host that they may concern: those under way, and those that ended unconfirmed
+/// within a day (a late deed is named in their evidence).
 pub(super) async fn observe(work: &mut Work, host_id: Uuid, deeds: &[Deed]) -> Result<Vec<Applied>, StoreError> {
-    let mut applied = Vec::new();
-    let mut rows = work
-        .read(
-            "c.host_id = $1 AND c.final = 0 AND c.state IN ('sending', 'sent', 'delivered', 'running') ORDER BY c.id",
-            host_id.to_string(),
-        )
-        .await?;
-    let ends = deeds.iter().any(|d| !matches!(d, Deed::ScanPhase { .. }));
-    if ends {
-        let recent = work
-            .read(
-                "c.id IN (SELECT id FROM commands WHERE host_id = $1 ORDER BY id DESC LIMIT 20) AND c.state = 'unconfirmed'",
-                host_id.to_string(),
-            )
-            .await?;
-        rows.extend(recent);
+    let mut rows = work.read(UNDER_WAY, host_id.to_string()).await?;
+    if deeds.iter().any(|d| !matches!(d, Deed::ScanPhase { .. })) {
+        let since = work.now - LATE_MS;
+        let ended = work.read(LATELY_UNCONFIRMED, host_id.to_string()).await?;
+        rows.extend(ended.into_iter().filter(|(c, _)| c.times.at(State::Unconfirmed).is_some_and(|at| at > since)));
     }
+    let mut applied = Vec::new();
     for (mut command, host) in rows {
         let mut changed = None;
         for deed in deeds {
-            let done = work.step(command, host.clone(), &Event::Observe(deed)).await?;
+            let done = work.step(command, host.clone(), &Event::Observe(deed));
             command = done.command.clone();
             if done.step.changed {
                 changed = Some(done);

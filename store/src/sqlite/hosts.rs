@@ -1,32 +1,33 @@
-//! Hosts and their presence.
+//! Hosts: their keys, what is kept of them, lists.
 
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use jobs::{Event, Kind};
+use jobs::Event;
 use schemas::ApiId;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
-    SqliteStore, batch,
-    commands::Work,
-    conflict,
-    rows::{self, get, get_uuid, id_list},
+    SqliteStore,
+    commands::OPEN,
+    conflict, presence,
+    rows::{self, get, get_uuid},
     unavailable,
 };
 use crate::{
-    AddHost, Applied, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewBatch, NewKey, Page,
-    Presence, Removed, StoreError, Target,
+    AddHost, Applied, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewKey, Page, Presence,
+    Removed, StoreError,
 };
 
-/// Replacements of one id within this time count together.
-const FLAP_WINDOW_MS: i64 = 60_000;
-/// More of them than this are flapping.
-const FLAP_MAX: i64 = 6;
-/// How long newcomers are refused then.
-const FLAP_PENALTY_MS: i64 = 60_000;
+pub(super) const CONNECTED: &str = "SELECT COUNT(*) AS n FROM hosts WHERE connected = 1";
+
+pub(super) const AUTH: &str =
+    "SELECT id, name, key_hash, key_digest, key_version, flapping_until FROM hosts WHERE api_id = $1";
+
+pub(super) const PRESENCE: &str = "SELECT api_id, connected, secure, disconnected_at FROM hosts \
+     WHERE api_id IN (SELECT value FROM json_each($1))";
 
 const HOST: &str = "SELECT h.*, h.id AS h_id FROM hosts h WHERE";
 
@@ -64,13 +65,7 @@ impl Hosts for SqliteStore {
     }
 
     async fn host_auth(&self, api_id: &ApiId) -> Result<Option<HostAuth>, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, name, key_hash, key_digest, key_version, flapping_until FROM hosts WHERE api_id = $1",
-        )
-        .bind(api_id.as_str())
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(unavailable)?;
+        let row = sqlx::query(AUTH).bind(api_id.as_str()).fetch_optional(&self.readers).await.map_err(unavailable)?;
         row.map(|row| {
             Ok(HostAuth {
                 id: get_uuid(&row, "id")?,
@@ -137,7 +132,7 @@ impl Hosts for SqliteStore {
 
     async fn remove_host(&self, id: Uuid) -> Result<Option<Removed>, StoreError> {
         let mut work = self.work().await?;
-        let open = work.read("c.host_id = $1 AND c.final = 0", id.to_string()).await?;
+        let open = work.read(OPEN, id.to_string()).await?;
         let row = sqlx::query("DELETE FROM hosts WHERE id = $1 RETURNING api_id")
             .bind(id.to_string())
             .fetch_optional(&mut *work.tx)
@@ -147,7 +142,7 @@ impl Hosts for SqliteStore {
         let api_id = ApiId::parse(get(&row, "api_id")?).map_err(|e| StoreError::Corrupt(e.to_string()))?;
         let mut moved = Vec::with_capacity(open.len());
         for (command, host) in open {
-            moved.push(work.step(command, host, &Event::Remove).await?);
+            moved.push(work.step(command, host, &Event::Remove));
         }
         self.finish(work).await?;
         Ok(Some(Removed { api_id, moved }))
@@ -168,66 +163,49 @@ impl Hosts for SqliteStore {
 
     async fn connect_hosts(&self, connects: &[Connect]) -> Result<(Vec<Connected>, Vec<Applied>), StoreError> {
         let mut work = self.work().await?;
-        let mut outcomes = Vec::with_capacity(connects.len());
-        let named = named_hosts(&mut work, connects).await?;
-        for connect in connects {
-            outcomes.push(connect_one(&mut work, connect, named.contains(&connect.host_id)).await?);
-        }
+        let outcomes = presence::take_epochs(&mut work, connects).await?;
         let held: Vec<Uuid> = connects
             .iter()
             .zip(&outcomes)
             .filter(|(_, outcome)| **outcome != Connected::Refused)
             .map(|(connect, _)| connect.host_id)
             .collect();
-        want_seen(&mut work, &held).await?;
-        let woken = wake(&mut work, &held, self.options.pace_ms).await?;
+        presence::want_seen(&mut work, &held).await?;
+        let woken = presence::wake(&mut work, &held, self.options.pace_ms).await?;
         self.finish(work).await?;
         Ok((outcomes, woken))
     }
 
     async fn disconnect_hosts(&self, ends: &[(Uuid, i64)]) -> Result<Vec<bool>, StoreError> {
-        let mut tx = self.begin().await?;
-        let now = self.clock.now_ms();
-        let mut was_newest = Vec::with_capacity(ends.len());
-        for (id, epoch) in ends {
-            let done = sqlx::query(
-                "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, disconnected_at = $1 \
-                 WHERE id = $2 AND epoch = $3 AND connected = 1",
-            )
-            .bind(now)
-            .bind(id.to_string())
-            .bind(epoch)
-            .execute(&mut *tx)
+        let newest = sqlx::query(presence::DISCONNECT)
+            .bind(json!(ends).to_string())
+            .bind(self.clock.now_ms())
+            .fetch_all(&self.writer)
             .await
-            .map_err(unavailable)?;
-            was_newest.push(done.rows_affected() == 1);
-        }
-        tx.commit().await.map_err(unavailable)?;
-        Ok(was_newest)
+            .map_err(unavailable)?
+            .iter()
+            .map(|row| Ok((get_uuid(row, "id")?, get(row, "epoch")?)))
+            .collect::<Result<HashSet<(Uuid, i64)>, StoreError>>()?;
+        Ok(ends.iter().map(|end| newest.contains(end)).collect())
     }
 
     async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<(), StoreError> {
         if held.is_empty() {
             return Ok(());
         }
-        let rows: Vec<_> = held.iter().map(|(id, epoch, secure)| json!([id, epoch, i64::from(*secure)])).collect();
-        sqlx::query(
-            "UPDATE hosts SET connected = 1, gateway_id = $1, secure = v.secure, \
-             connected_at = COALESCE(connected_at, $3) \
-             FROM (SELECT value ->> 0 AS id, value ->> 1 AS epoch, value ->> 2 AS secure FROM json_each($2)) v \
-             WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $1)",
-        )
-        .bind(gateway_id.to_string())
-        .bind(serde_json::Value::from(rows).to_string())
-        .bind(self.clock.now_ms())
-        .execute(&self.writer)
-        .await
-        .map(drop)
-        .map_err(unavailable)
+        let rows: Vec<_> = held.iter().map(|(id, epoch, secure)| (id, epoch, i64::from(*secure))).collect();
+        sqlx::query(presence::ASSERT_HINTS)
+            .bind(json!(rows).to_string())
+            .bind(self.clock.now_ms())
+            .bind(gateway_id.to_string())
+            .execute(&self.writer)
+            .await
+            .map(drop)
+            .map_err(unavailable)
     }
 
     async fn clear_hints(&self) -> Result<u64, StoreError> {
-        sqlx::query("UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, disconnected_at = $1 WHERE connected = 1")
+        sqlx::query(presence::CLEAR_HINTS)
             .bind(self.clock.now_ms())
             .execute(&self.writer)
             .await
@@ -237,7 +215,7 @@ impl Hosts for SqliteStore {
 
     async fn presence(&self, api_ids: &[ApiId]) -> Result<Vec<Presence>, StoreError> {
         let ids: Vec<&str> = api_ids.iter().map(ApiId::as_str).collect();
-        sqlx::query("SELECT api_id, connected, secure, disconnected_at FROM hosts WHERE api_id IN (SELECT value FROM json_each($1))")
+        sqlx::query(PRESENCE)
             .bind(json!(ids).to_string())
             .fetch_all(&self.readers)
             .await
@@ -256,10 +234,7 @@ impl Hosts for SqliteStore {
     }
 
     async fn connected_count(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT COUNT(*) AS n FROM hosts WHERE connected = 1")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(unavailable)?;
+        let row = sqlx::query(CONNECTED).fetch_one(&self.readers).await.map_err(unavailable)?;
         Ok(u64::try_from(get::<i64>(&row, "n")?).unwrap_or(0))
     }
 
@@ -301,104 +276,4 @@ impl Hosts for SqliteStore {
         .map(drop)
         .map_err(unavailable)
     }
-}
-
-/// Hosts whose row still names a connection: a new one replaces it.
-async fn named_hosts(work: &mut Work, connects: &[Connect]) -> Result<HashSet<Uuid>, StoreError> {
-    sqlx::query("SELECT id FROM hosts WHERE connected = 1 AND id IN (SELECT value FROM json_each($1))")
-        .bind(id_list(connects.iter().map(|c| &c.host_id)))
-        .fetch_all(&mut *work.tx)
-        .await
-        .map_err(unavailable)?
-        .iter()
-        .map(|row| get_uuid(row, "id"))
-        .collect()
-}
-
-async fn connect_one(work: &mut Work, connect: &Connect, replaced: bool) -> Result<Connected, StoreError> {
-    let row = sqlx::query(
-        "UPDATE hosts SET epoch = epoch + 1, secure = $1, gateway_id = $2, connected_at = $3, \
-         replacements = CASE WHEN connected = 0 THEN replacements \
-             WHEN $3 - replacements_since > $6 THEN 1 ELSE replacements + 1 END, \
-         replacements_since = CASE WHEN connected = 1 AND $3 - replacements_since > $6 THEN $3 ELSE replacements_since END, \
-         flapping_until = CASE WHEN connected = 1 AND $3 - replacements_since <= $6 AND replacements + 1 > $7 \
-             THEN $3 + $8 ELSE flapping_until END, \
-         last_seen_at = $3, disconnected_at = NULL, connected = 1 \
-         WHERE id = $4 AND key_version = $5 RETURNING epoch, flapping_until",
-    )
-    .bind(i64::from(connect.secure))
-    .bind(connect.gateway_id.to_string())
-    .bind(work.now)
-    .bind(connect.host_id.to_string())
-    .bind(connect.key_version)
-    .bind(FLAP_WINDOW_MS)
-    .bind(FLAP_MAX)
-    .bind(FLAP_PENALTY_MS)
-    .fetch_optional(&mut *work.tx)
-    .await
-    .map_err(unavailable)?;
-    let Some(row) = row else {
-        return Ok(Connected::Refused);
-    };
-    Ok(Connected::Epoch {
-        epoch: get(&row, "epoch")?,
-        replaced,
-        flapping: get::<i64>(&row, "flapping_until")? > work.now,
-    })
-}
-
-/// A command by `system` for each host that has not seen the settings its owner wants.
-async fn want_seen(work: &mut Work, hosts: &[Uuid]) -> Result<(), StoreError> {
-    let rows = sqlx::query(
-        "SELECT id, update_interval FROM hosts h WHERE settings_seen < settings_revision \
-         AND id IN (SELECT value FROM json_each($1)) \
-         AND NOT EXISTS (SELECT 1 FROM commands WHERE host_id = h.id AND final = 0 AND kind = 'settings_update')",
-    )
-    .bind(id_list(hosts))
-    .fetch_all(&mut *work.tx)
-    .await
-    .map_err(unavailable)?;
-    for row in rows {
-        let host_id = get_uuid(&row, "id")?;
-        let minutes: i64 = get(&row, "update_interval")?;
-        let system = NewBatch {
-            id: Uuid::now_v7(),
-            kind: Kind::SettingsUpdate,
-            payload: json!({ jobs::kinds::settings_update::UPDATE_INTERVAL: minutes }),
-            target: Target::Hosts(vec![host_id]),
-            expires_in_ms: 86_400_000,
-            spread_ms: None,
-            requested_by: "system".to_owned(),
-            traceparent: None,
-            idempotency: None,
-        };
-        batch::insert(work, &system, &[(Uuid::now_v7(), host_id)], 0).await?;
-    }
-    Ok(())
-}
-
-/// Wakes what waits for these hosts, a later statement of the transaction that made them connected.
-async fn wake(work: &mut Work, hosts: &[Uuid], pace_ms: i64) -> Result<Vec<Applied>, StoreError> {
-    let open = work
-        .read(
-            "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \
-             AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id",
-            id_list(hosts),
-        )
-        .await?;
-    let paced = |kind: Kind, state| state == jobs::State::Waiting && kind.spec().paced();
-    let n = open.iter().filter(|(c, _)| paced(c.kind, c.state)).count();
-    let mut slot = match n {
-        0 | 1 => work.now,
-        n => work.slots(i64::try_from(n).unwrap_or(0), pace_ms).await?,
-    };
-    let mut woken = Vec::with_capacity(open.len());
-    for (command, host) in open {
-        let takes_slot = paced(command.kind, command.state);
-        woken.push(work.step(command, host, &Event::Wake { slot }).await?);
-        if takes_slot {
-            slot += pace_ms;
-        }
-    }
-    Ok(woken)
 }

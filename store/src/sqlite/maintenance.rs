@@ -12,6 +12,15 @@ const BATCH: i64 = 1_000;
 /// How long finished tasks and ended sessions stay.
 const DAY_MS: i64 = 86_400_000;
 
+pub(super) const OLD_COMMANDS: &str =
+    "DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE ended_at < $1 LIMIT $2)";
+
+pub(super) const OLD_SESSIONS: &str =
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 LIMIT $2)";
+
+pub(super) const OLD_KEYS: &str =
+    "DELETE FROM idempotency_keys WHERE rowid IN (SELECT rowid FROM idempotency_keys WHERE created_at < $1 LIMIT $2)";
+
 #[async_trait]
 impl Maintenance for SqliteStore {
     async fn tick(&self, schedule: &Schedule) -> Result<bool, StoreError> {
@@ -53,31 +62,16 @@ impl Maintenance for SqliteStore {
     async fn retire(&self, keep_ms: i64) -> Result<Retired, StoreError> {
         let mut tx = self.begin().await?;
         let now = self.clock.now_ms();
-        let commands = delete(
-            &mut tx,
-            "DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE ended_at < $1 LIMIT $2)",
-            now - keep_ms,
-        )
-        .await?;
-        let sessions = delete(
-            &mut tx,
-            "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 LIMIT $2)",
-            now - DAY_MS,
-        )
-        .await?;
-        let keys = delete(
-            &mut tx,
-            "DELETE FROM idempotency_keys WHERE rowid IN (SELECT rowid FROM idempotency_keys WHERE created_at < $1 LIMIT $2)",
-            now - DAY_MS,
-        )
-        .await?;
+        let commands = delete(&mut tx, OLD_COMMANDS, now - keep_ms).await?;
+        let sessions = delete(&mut tx, OLD_SESSIONS, now - DAY_MS).await?;
+        let keys = delete(&mut tx, OLD_KEYS, now - DAY_MS).await?;
         let tasks = Self::retire_tasks(&mut tx, (now - DAY_MS.min(keep_ms)) / 1000, BATCH).await?;
         tx.commit().await.map_err(unavailable)?;
         Ok(Retired { commands, tasks, sessions, keys })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.readers).await.map(drop).map_err(unavailable)
+        sqlx::query("SELECT 1 FROM schema_floor").execute(&self.readers).await.map(drop).map_err(unavailable)
     }
 }
 

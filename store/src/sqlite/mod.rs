@@ -6,9 +6,12 @@ mod batch;
 mod commands;
 mod hosts;
 mod maintenance;
+mod plans;
+mod presence;
 pub mod queue;
 mod reports;
 mod rows;
+mod work;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -17,6 +20,9 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+
+#[doc(hidden)]
+pub use plans::hot_queries;
 
 use crate::{Bell, Clock, Store, StoreError};
 
@@ -50,7 +56,14 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 fn migrations() -> Migrator {
     let mut ours = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
     ours.dangerous_set_table_name("_patchbay_migrations");
+    // Those of a newer program: whether we can live with them, its floor says.
+    ours.set_ignore_missing(true);
     ours
+}
+
+/// A version's numbers, comparable.
+fn version(text: &str) -> Vec<u64> {
+    text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
 impl SqliteStore {
@@ -90,15 +103,24 @@ impl SqliteStore {
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        let known = migrations();
-        known.run(&self.writer).await.map_err(|e| match e {
-            sqlx::migrate::MigrateError::VersionMissing(n) => {
-                StoreError::Corrupt(format!("the database was migrated (to {n}) by a newer patchbay than this one"))
-            }
-            other => StoreError::Unavailable(other.to_string()),
-        })?;
+        migrations().run(&self.writer).await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        self.check_floor().await?;
         queue::migrate(&self.writer).await?;
         self.seed_roles().await
+    }
+
+    /// A newer program's migrations name the oldest one that can live with them.
+    async fn check_floor(&self) -> Result<(), StoreError> {
+        let row = sqlx::query("SELECT oldest_version FROM schema_floor").fetch_one(&self.writer).await;
+        let row = row.map_err(unavailable)?;
+        let floor: &str = row.try_get(0).map_err(unavailable)?;
+        let ours = env!("CARGO_PKG_VERSION");
+        if version(ours) < version(floor) {
+            return Err(StoreError::Corrupt(format!(
+                "the database was migrated by a newer patchbay: it needs at least {floor}, this is {ours}"
+            )));
+        }
+        Ok(())
     }
 
     /// A write transaction. The one writer connection makes these queue up in order.
@@ -139,6 +161,8 @@ fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::ColumnDecode { index, .. } => StoreError::Corrupt(format!("column {index}")),
         sqlx::Error::PoolTimedOut => StoreError::Unavailable("no connection became free in time".to_owned()),
+        // What is stored for a host needs the host; nothing else has a foreign key that a caller could break.
+        sqlx::Error::Database(e) if e.is_foreign_key_violation() => StoreError::Gone,
         other => StoreError::Unavailable(other.to_string()),
     }
 }
@@ -149,9 +173,4 @@ fn conflict(error: sqlx::Error, what: &'static str) -> StoreError {
         Some(e) if e.is_unique_violation() => StoreError::Conflict(what),
         _ => unavailable(error),
     }
-}
-
-#[doc(hidden)]
-pub fn hot_queries() -> Vec<(&'static str, String)> {
-    Vec::new()
 }

@@ -1,7 +1,7 @@
 //! The queue's tables: the only module of this adapter that names apalis. Tasks are pushed in the transaction that
 //! moves the rows; a task is due at a whole second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use apalis_core::task::builder::TaskBuilder;
 use apalis_sqlite::{SqlitePool, SqliteStorage, SqliteTask};
@@ -20,8 +20,17 @@ pub type Backend<T> = SqliteStorage<T>;
 
 /// Brings the queue's tables up to date. Its own `setup` would switch durability off.
 pub(super) async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
-    SqliteStorage::<()>::migrations().run(pool).await.map_err(|e| StoreError::Unavailable(e.to_string()))
+    let mut theirs = SqliteStorage::<()>::migrations();
+    // As with ours: a newer program's are no reason to refuse, its floor is.
+    theirs.set_ignore_missing(true);
+    theirs.run(pool).await.map_err(|e| StoreError::Unavailable(e.to_string()))
 }
+
+pub(super) const OLD_TASKS: &str = "DELETE FROM Jobs WHERE rowid IN (SELECT rowid FROM Jobs WHERE status IN ('Done', 'Failed', 'Killed') \
+             AND done_at IS NOT NULL AND done_at < $1 LIMIT $2)";
+
+pub(super) const OLD_WORKERS: &str = "DELETE FROM Workers WHERE last_seen < strftime('%s', 'now') - 3600 \
+             AND NOT EXISTS (SELECT 1 FROM Jobs WHERE lock_by = Workers.id)";
 
 impl SqliteStore {
     /// The executor's backend for a queue. It shares the one writer connection.
@@ -48,30 +57,17 @@ impl SqliteStore {
         before_secs: i64,
         limit: i64,
     ) -> Result<u64, StoreError> {
-        let tasks = sqlx::query(
-            "DELETE FROM Jobs WHERE rowid IN (SELECT rowid FROM Jobs WHERE status IN ('Done', 'Failed', 'Killed') \
-             AND done_at IS NOT NULL AND done_at < $1 LIMIT $2)",
-        )
-        .bind(before_secs)
-        .bind(limit)
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        let workers = sqlx::query(
-            "DELETE FROM Workers WHERE last_seen < strftime('%s', 'now') - 3600 \
-             AND NOT EXISTS (SELECT 1 FROM Jobs WHERE lock_by = Workers.id)",
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        let tasks =
+            sqlx::query(OLD_TASKS).bind(before_secs).bind(limit).execute(&mut *tx).await.map_err(unavailable)?;
+        let workers = sqlx::query(OLD_WORKERS).execute(&mut *tx).await.map_err(unavailable)?;
         Ok(tasks.rows_affected() + workers.rows_affected())
     }
 }
 
-/// Tasks to push at the end of a transaction: commands by queue and second.
+/// Tasks to push at the end of a transaction: commands by queue and second, each once, the oldest first.
 #[derive(Default)]
 pub(super) struct Tasks {
-    due: BTreeMap<(&'static str, u64), Vec<Uuid>>,
+    due: BTreeMap<(&'static str, u64), BTreeSet<Uuid>>,
     traces: Option<String>,
     now: i64,
 }
@@ -89,7 +85,7 @@ impl Tasks {
     pub fn add(&mut self, queue: Queue, id: Uuid, at: i64) {
         // What is due now is due at 0: the queue compares whole seconds of another clock.
         let second = if at <= self.now { 0 } else { u64::try_from(at.div_euclid(1000)).unwrap_or(0) };
-        self.due.entry((queue.name(), second)).or_default().push(id);
+        self.due.entry((queue.name(), second)).or_default().insert(id);
     }
 
     /// Pushes them. True when one is due now: ring after the commit.
@@ -97,6 +93,7 @@ impl Tasks {
         let mut ring = false;
         for ((queue, second), ids) in self.due {
             ring |= second == 0 || second * 1000 <= u64::try_from(self.now).unwrap_or(0);
+            let ids: Vec<Uuid> = ids.into_iter().collect();
             let mut tasks = Vec::with_capacity(ids.len() / TASK_IDS_MAX + 1);
             for ids in ids.chunks(TASK_IDS_MAX) {
                 tasks.push(task(&DeliverTask { ids: ids.to_vec() }, second, self.traces.as_deref())?);

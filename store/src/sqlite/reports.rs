@@ -12,6 +12,7 @@ use super::{
     commands::observe,
     rows::{get, get_uuid},
     unavailable,
+    work::Work,
 };
 use crate::{Applied, ReportBody, Reports, ScanRow, StoreError, StoredStatus};
 
@@ -21,30 +22,33 @@ const SCANS_KEPT: i64 = 50;
 #[async_trait]
 impl Reports for SqliteStore {
     async fn save_report(&self, host_id: Uuid, report: ReportBody) -> Result<([i64; 3], Vec<Applied>), StoreError> {
+        // A whole report is made ready before anybody waits for the writer.
+        let whole = report.summary.sections.is_empty().then(|| Ready::new(&report.body)).transpose()?;
         let mut work = self.work().await?;
-        let sections = report.summary.sections.clone();
-        let body = if sections.is_empty() {
-            report.body
-        } else {
-            let stored = stored_report(&mut work.tx, host_id).await?.unwrap_or_default();
-            merge_partial(stored, report.body, &sections)
+        let ready = match whole {
+            Some(ready) => ready,
+            None => {
+                let stored = stored_report(&mut work.tx, host_id).await?.unwrap_or_default();
+                Ready::new(&merge_partial(stored, report.body, &report.summary.sections))?
+            }
         };
-        let counts = count_packages(&body);
-        let text = serde_json::to_string(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        if !exists(&mut work, host_id).await? {
+            return Ok((ready.counts, Vec::new()));
+        }
         sqlx::query(
             "INSERT INTO host_reports (host_id, body, received_at) VALUES ($1, $2, $3) \
              ON CONFLICT (host_id) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
         )
         .bind(host_id.to_string())
-        .bind(text)
+        .bind(&ready.text)
         .bind(work.now)
         .execute(&mut *work.tx)
         .await
         .map_err(unavailable)?;
-        summarise(&mut work.tx, host_id, &body, counts, work.now).await?;
+        summarise(&mut work.tx, host_id, &ready, work.now).await?;
         let moved = observe(&mut work, host_id, &[Deed::Report]).await?;
         self.finish(work).await?;
-        Ok((counts, moved))
+        Ok((ready.counts, moved))
     }
 
     async fn report(&self, host_id: Uuid) -> Result<Option<Value>, StoreError> {
@@ -60,6 +64,9 @@ impl Reports for SqliteStore {
         deed: &Deed,
     ) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
+        if !exists(&mut work, host_id).await? {
+            return Ok(Vec::new());
+        }
         sqlx::query(
             "INSERT INTO integration_status (host_id, integration, body, received_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (host_id, integration) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
@@ -97,6 +104,9 @@ impl Reports for SqliteStore {
 
     async fn save_scans(&self, host_id: Uuid, scans: &[Value], deed: &Deed) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
+        if !exists(&mut work, host_id).await? {
+            return Ok(Vec::new());
+        }
         let text = |scan: &Value, field: &str| scan.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         for scan in scans {
             sqlx::query(
@@ -187,36 +197,56 @@ fn count_packages(body: &Map<String, Value>) -> [i64; 3] {
     counts
 }
 
-async fn summarise(
-    tx: &mut SqliteConnection,
-    host_id: Uuid,
-    body: &Map<String, Value>,
+/// A report as it is stored.
+struct Ready {
+    text: String,
     counts: [i64; 3],
-    now: i64,
-) -> Result<(), StoreError> {
-    let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
-    let version = Some(text("agentVersion")).filter(|v| !v.is_empty());
-    sqlx::query(
-        "UPDATE hosts SET reported_at = $1, last_seen_at = $1, os_type = $2, os_version = $3, hostname = $4, ip = $5, \
-         architecture = $6, kernel_version = $7, packages = $8, updates = $9, security_updates = $10, needs_reboot = $11, \
-         reboot_reason = $12, agent_version = COALESCE($13, agent_version) WHERE id = $14",
+    /// The values of [`SUMMARY`].
+    summary: [String; 7],
+    needs_reboot: bool,
+    agent_version: Option<String>,
+}
+
+/// Fields of a report that the host's row keeps as text.
+const SUMMARY: [&str; 7] = ["osType", "osVersion", "hostname", "ip", "architecture", "kernelVersion", "rebootReason"];
+
+impl Ready {
+    fn new(body: &Map<String, Value>) -> Result<Self, StoreError> {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self {
+            text: serde_json::to_string(body).map_err(|e| StoreError::Corrupt(e.to_string()))?,
+            counts: count_packages(body),
+            summary: SUMMARY.map(text),
+            needs_reboot: body.get("needsReboot").and_then(Value::as_bool).unwrap_or(false),
+            agent_version: Some(text("agentVersion")).filter(|v| !v.is_empty()),
+        })
+    }
+}
+
+/// Is the host still there? What one posts that is being removed is dropped: there is nobody to keep it for.
+async fn exists(work: &mut Work, host_id: Uuid) -> Result<bool, StoreError> {
+    let row = sqlx::query("SELECT 1 FROM hosts WHERE id = $1")
+        .bind(host_id.to_string())
+        .fetch_optional(&mut *work.tx)
+        .await
+        .map_err(unavailable)?;
+    Ok(row.is_some())
+}
+
+async fn summarise(tx: &mut SqliteConnection, host_id: Uuid, ready: &Ready, now: i64) -> Result<(), StoreError> {
+    let mut query = sqlx::query(
+        "UPDATE hosts SET reported_at = $1, last_seen_at = $1, packages = $2, updates = $3, security_updates = $4, \
+         needs_reboot = $5, agent_version = COALESCE($6, agent_version), os_type = $7, os_version = $8, hostname = $9, \
+         ip = $10, architecture = $11, kernel_version = $12, reboot_reason = $13 WHERE id = $14",
     )
     .bind(now)
-    .bind(text("osType"))
-    .bind(text("osVersion"))
-    .bind(text("hostname"))
-    .bind(text("ip"))
-    .bind(text("architecture"))
-    .bind(text("kernelVersion"))
-    .bind(counts[0])
-    .bind(counts[1])
-    .bind(counts[2])
-    .bind(i64::from(body.get("needsReboot").and_then(Value::as_bool).unwrap_or(false)))
-    .bind(text("rebootReason"))
-    .bind(version)
-    .bind(host_id.to_string())
-    .execute(tx)
-    .await
-    .map(drop)
-    .map_err(unavailable)
+    .bind(ready.counts[0])
+    .bind(ready.counts[1])
+    .bind(ready.counts[2])
+    .bind(i64::from(ready.needs_reboot))
+    .bind(ready.agent_version.as_deref());
+    for text in &ready.summary {
+        query = query.bind(text);
+    }
+    query.bind(host_id.to_string()).execute(tx).await.map(drop).map_err(unavailable)
 }

@@ -1,11 +1,17 @@
 //! Rows to values and back.
 
+use std::sync::LazyLock;
+
 use jobs::{
     Command, HostFacts, Kind, State,
     command::{ComplianceMode, Times},
 };
 use schemas::Generation;
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{
+    Row, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 use uuid::Uuid;
 
 use super::unavailable;
@@ -145,39 +151,99 @@ pub(super) fn host(row: &SqliteRow) -> Result<Host, StoreError> {
     })
 }
 
-/// Writes everything of a command that may change.
-pub(super) async fn update(tx: &mut SqliteConnection, c: &Command) -> Result<(), StoreError> {
-    let evidence = c.evidence.as_ref().and_then(|e| serde_json::to_string(e).ok());
-    let notes = serde_json::to_string(&c.notes).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    let ended = c.is_final().then(|| c.times.at(c.state)).flatten();
-    let mut query = sqlx::query(
-        "UPDATE commands SET state = $1, final = $2, attempt = $3, losses = $4, refusals = $5, asked_epoch = $6, \
-         held_epoch = $7, not_before = $8, expires_at = $9, next_check_at = $10, cancel_requested_at = $11, \
-         last_sign_at = $12, returned_at = $13, evidence = $14, error = $15, notes = $16, ended_at = $17, \
-         queued_at = $18, waiting_at = $19, sending_at = $20, sent_at = $21, delivered_at = $22, running_at = $23, \
-         succeeded_at = $24, failed_at = $25, cancelled_at = $26, unconfirmed_at = $27, expired_at = $28 WHERE id = $29",
-    )
-    .bind(c.state.name())
-    .bind(i64::from(c.is_final()))
-    .bind(c.attempt)
-    .bind(c.losses)
-    .bind(c.refusals)
-    .bind(c.asked_epoch)
-    .bind(c.held_epoch)
-    .bind(c.not_before)
-    .bind(c.expires_at)
-    .bind(c.next_check_at)
-    .bind(c.cancel_requested_at)
-    .bind(c.last_sign_at)
-    .bind(c.returned_at)
-    .bind(evidence)
-    .bind(c.error.as_deref())
-    .bind(notes)
-    .bind(ended);
-    for s in State::ALL {
-        query = query.bind(c.times.at(s));
+/// What of a command may change, in the order that [`bind`] binds it, after its id.
+const CHANGING: [&str; 28] = [
+    "state",
+    "final",
+    "attempt",
+    "losses",
+    "refusals",
+    "asked_epoch",
+    "held_epoch",
+    "not_before",
+    "expires_at",
+    "next_check_at",
+    "cancel_requested_at",
+    "last_sign_at",
+    "returned_at",
+    "evidence",
+    "error",
+    "notes",
+    "ended_at",
+    "queued_at",
+    "waiting_at",
+    "sending_at",
+    "sent_at",
+    "delivered_at",
+    "running_at",
+    "succeeded_at",
+    "failed_at",
+    "cancelled_at",
+    "unconfirmed_at",
+    "expired_at",
+];
+
+/// Rows one statement writes: few shapes, so that each is prepared once. A statement costs two changes of thread, which
+/// is more than what it does to a row.
+const SHAPES: [usize; 3] = [1, 8, 64];
+
+/// Writes `rows` commands in one statement; rows without an id are none.
+pub(super) fn update_sql(rows: usize) -> String {
+    let sets: Vec<String> =
+        CHANGING.iter().enumerate().map(|(i, name)| format!("{name} = v.column{}", i + 2)).collect();
+    let row = format!("({}?)", "?, ".repeat(CHANGING.len()));
+    let rows = vec![row; rows].join(", ");
+    format!("UPDATE commands SET {} FROM (VALUES {rows}) AS v WHERE commands.id = v.column1", sets.join(", "))
+}
+
+static UPDATES: LazyLock<[String; SHAPES.len()]> = LazyLock::new(|| SHAPES.map(update_sql));
+
+/// Writes everything of these commands that may change.
+pub(super) async fn update<'a>(
+    tx: &mut SqliteConnection,
+    commands: impl ExactSizeIterator<Item = &'a Command>,
+) -> Result<(), StoreError> {
+    let mut commands = commands;
+    while commands.len() > 0 {
+        let shape = SHAPES.iter().position(|n| *n >= commands.len()).unwrap_or(SHAPES.len() - 1);
+        let mut query = sqlx::query(UPDATES[shape].as_str());
+        for _ in 0..SHAPES[shape] {
+            query = match commands.next() {
+                Some(command) => bind(query, command)?,
+                None => (0..=CHANGING.len()).fold(query, |q, _| q.bind(None::<i64>)),
+            };
+        }
+        query.execute(&mut *tx).await.map_err(unavailable)?;
     }
-    query.bind(c.id.to_string()).execute(tx).await.map(drop).map_err(unavailable)
+    Ok(())
+}
+
+type Bound = Query<'static, Sqlite, SqliteArguments>;
+
+fn bind(query: Bound, c: &Command) -> Result<Bound, StoreError> {
+    let unwritable = |e: serde_json::Error| StoreError::Corrupt(e.to_string());
+    let evidence = c.evidence.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?;
+    let notes = serde_json::to_string(&c.notes).map_err(unwritable)?;
+    let query = query
+        .bind(c.id.to_string())
+        .bind(c.state.name())
+        .bind(i64::from(c.is_final()))
+        .bind(c.attempt)
+        .bind(c.losses)
+        .bind(c.refusals)
+        .bind(c.asked_epoch)
+        .bind(c.held_epoch)
+        .bind(c.not_before)
+        .bind(c.expires_at)
+        .bind(c.next_check_at)
+        .bind(c.cancel_requested_at)
+        .bind(c.last_sign_at)
+        .bind(c.returned_at)
+        .bind(evidence)
+        .bind(c.error.clone())
+        .bind(notes)
+        .bind(c.is_final().then(|| c.times.at(c.state)).flatten());
+    Ok(State::ALL.iter().fold(query, |q, state| q.bind(c.times.at(*state))))
 }
 
 /// A JSON array of ids, for `IN (SELECT value FROM json_each($1))`: one statement whatever their number.

@@ -48,7 +48,7 @@ on_every_bus! {
     a_thousand_agents_get_only_what_is_theirs,
 }
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const NEVER: Duration = Duration::from_millis(60);
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

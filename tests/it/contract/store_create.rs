@@ -58,7 +58,10 @@ async fn a_command_is_kept_as_it_was_asked(world: World) {
 
     let row = world.row(made.commands[0].id).await;
     assert_eq!((row.host_id, row.batch_id, row.kind, row.state), (host, asked.id, Kind::ComplianceScan, State::Queued));
-    assert_eq!((&row.payload, row.requested_by.as_str(), &row.traceparent), (&asked.payload, "ada", &asked.traceparent));
+    assert_eq!(
+        (&row.payload, row.requested_by.as_str(), &row.traceparent),
+        (&asked.payload, "ada", &asked.traceparent)
+    );
     assert_eq!((row.attempt, row.losses, row.refusals, row.asked_epoch), (0, 0, 0, 0));
     let now = row.times.at(State::Queued).unwrap();
     assert!((before..=world.now()).contains(&now));
@@ -135,7 +138,7 @@ async fn a_scan_goes_to_its_own_queue(world: World) {
 /// Waits until the bell rings more often than `seen`.
 async fn ring(bell: Arc<Bell>, mut seen: u64) {
     let rung = poll_fn(|cx| if bell.poll(&mut seen, cx) { Poll::Ready(()) } else { Poll::Pending });
-    timeout(Duration::from_secs(5), rung).await.expect("it did not ring");
+    timeout(Duration::from_secs(20), rung).await.expect("it did not ring");
 }
 
 async fn the_bell_rings_when_the_row_can_be_read(world: World) {
@@ -222,7 +225,8 @@ async fn a_scan_that_is_being_cancelled_serves_nobody(world: World) {
 
 async fn a_scan_that_repairs_coalesces_too(world: World) {
     let host = world.host().await;
-    let asked = NewBatch { payload: scan(&json!({"enable_remediation": true})), ..batch(Kind::ComplianceScan, &[host]) };
+    let asked =
+        NewBatch { payload: scan(&json!({"enable_remediation": true})), ..batch(Kind::ComplianceScan, &[host]) };
     let first = world.make(&asked).await.commands[0].id;
     let made = world.make(&NewBatch { id: Uuid::now_v7(), ..asked }).await;
     assert_eq!((made.count, made.commands[0].id), (0, first));
@@ -230,7 +234,12 @@ async fn a_scan_that_repairs_coalesces_too(world: World) {
 
 async fn another_payload_is_another_command(world: World) {
     let host = world.host().await;
-    let payloads = [json!(null), json!({"profile_id": "x"}), json!({"profile_type": "openscap"}), json!({"enable_remediation": true})];
+    let payloads = [
+        json!(null),
+        json!({"profile_id": "x"}),
+        json!({"profile_type": "openscap"}),
+        json!({"enable_remediation": true}),
+    ];
     for asked in payloads {
         world.command_of(Kind::ComplianceScan, scan(&asked), host).await;
     }
@@ -266,7 +275,8 @@ async fn a_host_with_too_many_open_commands_is_left_out(world: World) {
     assert_eq!((made.count, made.skipped, made.commands.len()), (1, vec![full], 1));
     assert_eq!(made.commands[0].host_id, other);
 
-    let any = world.store.list_commands(&store::ListFilter { host_id: Some(full), ..Default::default() }, None, 1).await;
+    let any =
+        world.store.list_commands(&store::ListFilter { host_id: Some(full), ..Default::default() }, None, 1).await;
     world.apply(any.unwrap().items[0].id, Event::Cancel).await;
     assert_eq!(again(&world, Kind::ReportNow, full).await.count, 1, "one has ended");
 }
@@ -308,7 +318,11 @@ async fn a_retry_with_the_same_key_makes_nothing_new(world: World) {
     world.take_tasks().await;
     let rings = world.store.bell().rings();
     world.take(first.commands[0].id).await;
-    assert_eq!(world.make(&keyed(&hosts, "k", "h")).await, first, "as it was answered then, whatever has happened since");
+    assert_eq!(
+        world.make(&keyed(&hosts, "k", "h")).await,
+        first,
+        "as it was answered then, whatever has happened since"
+    );
     assert_eq!(world.number("SELECT COUNT(*) FROM commands").await, 3);
     assert!(world.take_tasks().await.is_empty());
     assert_eq!(world.store.bell().rings(), rings);
@@ -326,9 +340,9 @@ async fn a_key_is_for_one_request_of_one_user(world: World) {
 async fn a_key_is_forgotten_after_a_day(world: World) {
     let host = world.host().await;
     let first = world.make(&keyed(&[host], "k", "h")).await;
-    world.advance(DAY - 5 * SECOND);
+    world.advance(DAY - 30 * SECOND);
     assert_eq!(world.make(&keyed(&[host], "k", "h")).await, first);
-    world.advance(6 * SECOND);
+    world.advance(31 * SECOND);
     let later = keyed(&[host], "k", "other");
     let made = world.make(&later).await;
     assert_eq!(made.batch_id, later.id);
@@ -408,8 +422,7 @@ async fn an_asked_spread_is_kept(world: World) {
 
 async fn what_waits_for_its_slot_still_expires_after_it(world: World) {
     let [one, two] = world.hosts().await;
-    let asked =
-        NewBatch { spread_ms: Some(20 * SECOND), expires_in_ms: SECOND, ..batch(Kind::ReportNow, &[one, two]) };
+    let asked = NewBatch { spread_ms: Some(20 * SECOND), expires_in_ms: SECOND, ..batch(Kind::ReportNow, &[one, two]) };
     for command in world.make(&asked).await.commands {
         let row = world.row(command.id).await;
         assert!(row.expires_at > row.not_before && row.next_check_at.unwrap() <= row.expires_at);

@@ -99,7 +99,8 @@ async fn a_crowd_at_one_host_leaves_it_sound(world: World) {
                     let reply = jobs::Outcome::Reply(CommandReply::Sent { epoch: 1 }, schemas::message::Mode::Deliver);
                     let outcome = if n % 3 == 0 { NOBODY } else { reply };
                     store.apply(&[(id, Event::Outcome { attempt, outcome })]).await.unwrap();
-                    let deed = [Deed::Report, started(), results("failed"), results("completed")][n as usize % 4].clone();
+                    let deed =
+                        [Deed::Report, started(), results("failed"), results("completed")][n as usize % 4].clone();
                     store.observe(host, &[deed]).await.unwrap();
                 }
                 id

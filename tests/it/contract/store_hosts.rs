@@ -154,7 +154,8 @@ async fn a_list_tells_connected_from_not(world: World) {
 
 async fn a_call_notes_the_agent_version(world: World) {
     let host = world.host().await;
-    for (told, kept) in [(None, None), (Some("2.1.4"), Some("2.1.4")), (None, Some("2.1.4")), (Some(""), Some("2.1.4"))] {
+    for (told, kept) in [(None, None), (Some("2.1.4"), Some("2.1.4")), (None, Some("2.1.4")), (Some(""), Some("2.1.4"))]
+    {
         world.advance(10);
         let before = world.now();
         world.store.touch_host(host, told).await.unwrap();
@@ -189,7 +190,8 @@ async fn a_removed_host_takes_its_open_commands_along(world: World) {
     let [host, other] = world.hosts().await;
     world.connect(&[host]).await;
     let done = world.delivered(Kind::SettingsUpdate, host).await;
-    let queued = world.command_of(Kind::ComplianceScan, scan(&serde_json::json!({"profile_type": "openscap"})), host).await;
+    let queued =
+        world.command_of(Kind::ComplianceScan, scan(&serde_json::json!({"profile_type": "openscap"})), host).await;
     let running = world.command(Kind::ComplianceScan, host).await;
     world.deliver(running).await;
     let waiting = world.command(Kind::RefreshIntegrationStatus, host).await;

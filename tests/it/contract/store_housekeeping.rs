@@ -30,7 +30,8 @@ async fn cancel_all(world: &World, ids: &[Uuid]) {
 async fn retention_takes_only_what_is_past_it(world: World) {
     let [host, other] = world.hosts().await;
     let old = world.command(Kind::ReportNow, host).await;
-    let open = world.make(&NewBatch { expires_in_ms: 90 * DAY, ..batch(Kind::ReportNow, &[other]) }).await.commands[0].id;
+    let open =
+        world.make(&NewBatch { expires_in_ms: 90 * DAY, ..batch(Kind::ReportNow, &[other]) }).await.commands[0].id;
     cancel_all(&world, &[old]).await;
     let user = Uuid::now_v7();
     world.store.add_user(user, "ada", "hash", "admin").await.unwrap();

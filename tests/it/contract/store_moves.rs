@@ -35,6 +35,7 @@ on_every_store! {
     a_scan_under_way_notes_that_its_agent_came_back,
     a_refused_host_wakes_nothing,
     unseen_settings_are_sent_at_connect,
+    each_host_is_sent_its_own_settings,
     settings_that_were_delivered_are_seen,
     settings_that_were_fetched_are_seen,
     older_settings_do_not_count_as_the_newest,
@@ -90,7 +91,8 @@ async fn an_attempt_remembers_the_epoch_it_asked_with(world: World) {
 async fn rows_that_do_not_exist_are_left_out(world: World) {
     let host = world.host().await;
     let id = world.command(Kind::ReportNow, host).await;
-    let applied = world.store.apply(&[(Uuid::now_v7(), TAKE), (id, TAKE), (Uuid::now_v7(), Event::Cancel)]).await.unwrap();
+    let applied =
+        world.store.apply(&[(Uuid::now_v7(), TAKE), (id, TAKE), (Uuid::now_v7(), Event::Cancel)]).await.unwrap();
     assert_eq!(applied.len(), 1);
     assert_eq!(applied[0].command.id, id);
     assert!(world.store.apply(&[]).await.unwrap().is_empty());
@@ -99,7 +101,8 @@ async fn rows_that_do_not_exist_are_left_out(world: World) {
 
 async fn each_event_of_one_call_has_its_answer_in_order(world: World) {
     let hosts = world.many_hosts(300).await;
-    let mut ids: Vec<Uuid> = world.make(&batch(Kind::SettingsUpdate, &hosts)).await.commands.iter().map(|c| c.id).collect();
+    let mut ids: Vec<Uuid> =
+        world.make(&batch(Kind::SettingsUpdate, &hosts)).await.commands.iter().map(|c| c.id).collect();
     ids.reverse();
     ids.swap(7, 200);
     let events: Vec<_> = ids.iter().map(|id| (*id, TAKE)).collect();
@@ -385,6 +388,26 @@ async fn unseen_settings_are_sent_at_connect(world: World) {
     world.connect(&[host]).await;
     assert_eq!(open_settings(&world, host).await.len(), 1, "one is enough");
     world.assert_sound().await;
+}
+
+async fn each_host_is_sent_its_own_settings(world: World) {
+    let hosts: [Uuid; 3] = world.hosts().await;
+    for (host, minutes) in hosts.iter().zip([30, 120, 30]) {
+        let id = world.command_of(Kind::SettingsUpdate, json!({"update_interval": minutes}), *host).await;
+        world.apply(id, Event::Cancel).await;
+    }
+    world.take_tasks().await;
+    world.connect(&hosts).await;
+    let mut asked = Vec::new();
+    for (host, minutes) in hosts.iter().zip([30, 120, 30]) {
+        let open = open_settings(&world, *host).await;
+        assert_eq!((open.len(), open[0].2), (1, minutes));
+        asked.push(open[0].0);
+    }
+    let mut rung = ids_of(&world.take_tasks().await);
+    rung.sort_unstable();
+    asked.sort_unstable();
+    assert_eq!(rung, asked);
 }
 
 async fn settings_that_were_delivered_are_seen(world: World) {

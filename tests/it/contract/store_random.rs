@@ -128,7 +128,8 @@ impl History {
         match act {
             Act::Create { kind, hosts, variant } => {
                 let kind = Kind::ALL[kind % Kind::ALL.len()];
-                let asked: Vec<Uuid> = self.hosts.iter().enumerate().filter(|(i, _)| hosts >> i & 1 == 1).map(|(_, h)| *h).collect();
+                let asked: Vec<Uuid> =
+                    self.hosts.iter().enumerate().filter(|(i, _)| hosts >> i & 1 == 1).map(|(_, h)| *h).collect();
                 let payload = match kind {
                     Kind::ComplianceScan => scan(&json!({
                         "profile_id": format!("p{}", variant % 3), "enable_remediation": variant & 4 == 4,
@@ -174,8 +175,17 @@ impl History {
             }
             Act::Advance(ms) => self.world.advance(ms),
             Act::Sweep => {
-                store.claim_due(1_000).await.unwrap();
-                assert!(store.claim_due(1_000).await.unwrap().is_empty(), "a row was claimed twice");
+                let found = self.world.sweep().await;
+                let now = self.world.now();
+                let due: HashMap<Uuid, Option<i64>> =
+                    found.iter().map(|a| (a.command.id, a.command.next_check_at)).collect();
+                for again in store.claim_due(1_000).await.unwrap() {
+                    let claimed = due.get(&again.applied.command.id);
+                    assert!(
+                        claimed.is_none_or(|at| at.is_some_and(|at| at <= now + SECOND)),
+                        "a row was claimed twice"
+                    );
+                }
             }
             Act::Recover => drop(store.recover().await.unwrap()),
             Act::ClearHints => drop(store.clear_hints().await.unwrap()),

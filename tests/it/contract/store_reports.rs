@@ -27,10 +27,7 @@ on_every_store! {
 }
 
 fn report(body: &Value) -> ReportBody {
-    ReportBody {
-        body: body.as_object().unwrap().clone(),
-        summary: serde_json::from_value(body.clone()).unwrap(),
-    }
+    ReportBody { body: body.as_object().unwrap().clone(), summary: serde_json::from_value(body.clone()).unwrap() }
 }
 
 fn full() -> Value {
@@ -56,8 +53,14 @@ async fn a_report_is_stored_as_it_came(world: World) {
     let row = world.store.host(host).await.unwrap().unwrap();
     let summary = row.report.unwrap();
     assert_eq!((summary.packages, summary.updates, summary.security_updates), (4, 2, 1));
-    assert_eq!((summary.os_type.as_str(), summary.os_version.as_str(), summary.hostname.as_str()), ("Debian", "13", "web"));
-    assert_eq!((summary.ip.as_str(), summary.architecture.as_str(), summary.kernel_version.as_str()), ("192.0.2.1", "amd64", "6.12"));
+    assert_eq!(
+        (summary.os_type.as_str(), summary.os_version.as_str(), summary.hostname.as_str()),
+        ("Debian", "13", "web")
+    );
+    assert_eq!(
+        (summary.ip.as_str(), summary.architecture.as_str(), summary.kernel_version.as_str()),
+        ("192.0.2.1", "amd64", "6.12")
+    );
     assert_eq!((summary.needs_reboot, summary.reboot_reason.as_str()), (true, "kernel"));
     assert_eq!(row.agent_version.as_deref(), Some("1.4.2"));
     assert!(row.last_seen_at.is_some() && summary.reported_at <= world.now());
@@ -93,7 +96,8 @@ async fn a_partial_report_keeps_the_other_sections(world: World) {
     assert_eq!((summary.os_type.as_str(), summary.hostname.as_str(), summary.needs_reboot), ("Debian", "web", true));
     assert_eq!((summary.packages, row.agent_version.as_deref()), (1, Some("2.1.4")));
 
-    let (counts, _) = world.store.save_report(host, report(&json!({"sections": ["docker"], "docker": {"n": 1}}))).await.unwrap();
+    let (counts, _) =
+        world.store.save_report(host, report(&json!({"sections": ["docker"], "docker": {"n": 1}}))).await.unwrap();
     assert_eq!(counts, [1, 1, 1], "the counts are of what is stored");
 }
 
@@ -121,7 +125,10 @@ async fn a_report_ends_report_now_in_its_own_transaction(world: World) {
     assert_eq!(moved.len(), 1);
     assert_eq!((moved[0].command.id, moved[0].command.state), (id, State::Succeeded));
     assert_eq!(world.row(id).await, moved[0].command);
-    assert_eq!(world.store.host(host).await.unwrap().unwrap().report.unwrap().reported_at, moved[0].command.evidence.as_ref().unwrap().at);
+    assert_eq!(
+        world.store.host(host).await.unwrap().unwrap().report.unwrap().reported_at,
+        moved[0].command.evidence.as_ref().unwrap().at
+    );
 }
 
 fn status_deed(integration: &str) -> Deed {
@@ -130,8 +137,14 @@ fn status_deed(integration: &str) -> Deed {
 
 async fn statuses_are_kept_by_integration(world: World) {
     let [host, other] = world.hosts().await;
-    for (host, integration, n) in [(host, "docker", 1), (host, "compliance", 2), (host, "docker", 3), (other, "docker", 4)] {
-        world.store.save_integration_status(host, integration, &json!({"n": n}), &status_deed(integration)).await.unwrap();
+    for (host, integration, n) in
+        [(host, "docker", 1), (host, "compliance", 2), (host, "docker", 3), (other, "docker", 4)]
+    {
+        world
+            .store
+            .save_integration_status(host, integration, &json!({"n": n}), &status_deed(integration))
+            .await
+            .unwrap();
     }
     let stored = world.store.integration_status(host).await.unwrap();
     let kept: Vec<_> = stored.iter().map(|s| (s.integration.as_str(), s.body["n"].as_i64().unwrap())).collect();
@@ -158,7 +171,8 @@ async fn scans_are_kept_newest_first(world: World) {
     world.advance(SECOND);
     world.store.save_scans(host, &[json!({"profile_type": "docker-bench", "status": "failed"})], &deed).await.unwrap();
     let stored = world.store.scans(host, 10).await.unwrap();
-    let kept: Vec<_> = stored.iter().map(|s| (s.profile_type.as_str(), s.profile_name.as_str(), s.status.as_str(), s.score)).collect();
+    let kept: Vec<_> =
+        stored.iter().map(|s| (s.profile_type.as_str(), s.profile_name.as_str(), s.status.as_str(), s.score)).collect();
     assert_eq!(
         kept,
         [

@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use store::{
-    Accounts, Clock, Commands, Hosts, Maintenance, Store, StoreError,
+    Accounts, Clock, Commands, Hosts, Maintenance, StoreError,
     sqlite::{Options, SqliteStore, hot_queries},
 };
 use tempfile::TempDir;
@@ -33,8 +33,7 @@ impl File {
     }
 
     async fn try_open(&self) -> Result<SqliteStore, StoreError> {
-        let options = Options { patience: Duration::from_millis(200), ..Options::default() };
-        SqliteStore::open(&self.path(), self.clock.clone(), options).await
+        SqliteStore::open(&self.path(), self.clock.clone(), Options::default()).await
     }
 
     async fn open(&self) -> SqliteStore {
@@ -80,13 +79,14 @@ async fn every_connection_writes_through_to_the_disk() {
         assert_eq!(store.pragma(name).await.unwrap(), [expected; 2], "{name}, writer and reader");
     }
     assert_eq!(store.pragma("query_only").await.unwrap(), ["0", "1"], "only the writer writes");
-    assert_eq!(store.pragma("busy_timeout").await.unwrap(), ["200"; 2]);
+    assert_eq!(store.pragma("busy_timeout").await.unwrap(), ["2000"; 2]);
 }
 
 #[tokio::test]
 async fn a_file_held_by_another_program_is_unavailable_and_then_is_not() {
     let file = File::new();
-    let store = file.open().await;
+    let options = Options { patience: Duration::from_millis(200), ..Options::default() };
+    let store = SqliteStore::open(&file.path(), file.clock.clone(), options).await.unwrap();
     let host = one_host(&store).await;
     let other = file.other().await;
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
@@ -101,14 +101,14 @@ async fn a_file_held_by_another_program_is_unavailable_and_then_is_not() {
     assert!(matches!(one, Err(StoreError::Unavailable(_))));
     assert!(matches!(two, Err(StoreError::Unavailable(_))));
     assert!(matches!(three, Err(StoreError::Unavailable(_))));
-    assert!(began.elapsed() < Duration::from_secs(5), "nobody hangs");
+    assert!(began.elapsed() < Duration::from_secs(20), "nobody hangs");
     store.ping().await.unwrap();
     assert!(store.host(host).await.unwrap().is_some(), "reading goes on");
     assert!(store.claim_due(10).await.unwrap().is_empty());
 
     drop(lock);
     other.close().await;
-    let made = timeout(Duration::from_secs(5), store.create(&batch(Kind::ReportNow, &[host]))).await.unwrap();
+    let made = timeout(Duration::from_secs(20), store.create(&batch(Kind::ReportNow, &[host]))).await.unwrap();
     assert_eq!(made.unwrap().unwrap().count, 1, "nothing of the failed ones was left behind");
     assert_eq!(store.counts().await.unwrap(), [(Kind::ReportNow, State::Queued, 1)]);
 }
@@ -211,6 +211,12 @@ async fn hot_statements_walk_through_no_table() {
         store.create(&batch(kind, &ids)).await.unwrap().unwrap();
     }
     let other = file.other().await;
+    file.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) \
+         INSERT INTO Jobs (id, job, job_type, status, run_at, done_at) \
+         SELECT 'done-' || i, x'00', 'agent-commands', 'Done', 0, i FROM n",
+    )
+    .await;
     let queries = hot_queries();
     assert!(queries.len() >= 10);
     for analysed in [false, true] {
@@ -221,15 +227,18 @@ async fn hot_statements_walk_through_no_table() {
             let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&other).await.unwrap();
             let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
             assert!(!plan.is_empty(), "{name}");
-            for step in &plan {
-                // A partial index holds only the rows it is about; a list of ids is small.
-                let walks = step.starts_with("SCAN ")
-                    && !["json_each", "v", "hosts_held", "commands_due", "commands_open", "CONSTANT ROW"]
-                        .iter()
-                        .any(|small| step.split_whitespace().any(|word| word == *small) || step.ends_with(small));
-                assert!(!walks, "{name} (analysed: {analysed}): {plan:#?}\n{sql}");
-            }
+            let walk = plan.iter().find(|step| walks(step));
+            assert!(walk.is_none(), "{name} (analysed: {analysed}): {plan:#?}\n{sql}");
         }
     }
-    assert!(store.clock().now_ms() > 0);
+}
+
+/// Does this step look at every row of a table of ours? A partial index holds only the rows it is about.
+fn walks(step: &str) -> bool {
+    let mut words = step.split_whitespace();
+    let tables = ["commands", "c", "hosts", "h", "sessions", "idempotency_keys", "Jobs", "command_counts"];
+    let partial = ["hosts_held", "commands_due", "commands_open", "commands_ended"];
+    words.next() == Some("SCAN")
+        && words.next().is_some_and(|table| tables.contains(&table))
+        && !words.next_back().is_some_and(|index| partial.contains(&index))
 }

@@ -39,7 +39,7 @@ async fn nothing_is_due_before_its_time(world: World) {
     let hosts: [Uuid; 3] = world.hosts().await;
     world.make(&batch(Kind::SettingsUpdate, &hosts)).await;
     assert!(world.sweep().await.is_empty());
-    world.advance(SAFETY_MS - SECOND);
+    world.advance(SAFETY_MS - 20 * SECOND);
     assert!(world.sweep().await.is_empty());
 }
 
@@ -148,8 +148,9 @@ async fn a_refused_command_comes_again_after_its_wait(world: World) {
     let id = world.command(Kind::ReportNow, host).await;
     world.take(id).await;
     world.take_tasks().await;
-    world.outcome(id, BUSY).await;
-    assert!(world.sweep().await.is_empty());
+    let refused = world.outcome(id, BUSY).await.command;
+    assert_eq!(refused.not_before, refused.times.at(State::Queued).unwrap() + SECOND);
+    assert_eq!(refused.next_check_at, Some(refused.not_before));
     world.advance(SECOND);
     assert_eq!(world.sweep().await.len(), 1);
     assert_eq!(ids_of(&world.take_tasks().await), [id]);
@@ -163,10 +164,10 @@ async fn what_was_not_sent_in_time_expires(world: World) {
     let read = world.delivered(Kind::ComplianceScan, queued).await;
     world.take(two).await;
     world.outcome(two, NOBODY).await;
-    world.advance(DAY - 10 * SECOND);
+    world.advance(DAY - MINUTE);
     world.sweep().await;
     assert_eq!((world.state(one).await, world.state(two).await), (State::Queued, State::Waiting));
-    world.advance(11 * SECOND);
+    world.advance(MINUTE + SECOND);
     world.sweep().await;
     assert_eq!((world.state(one).await, world.state(two).await), (State::Expired, State::Expired));
     assert_eq!(world.state(read).await, State::Unconfirmed, "what was sent does not expire");
@@ -193,10 +194,10 @@ async fn what_waits_for_a_connected_host_is_woken(world: World) {
 async fn silence_ends_what_was_read(world: World) {
     let host = world.host().await;
     let id = world.delivered(Kind::ReportNow, host).await;
-    world.advance(30 * MINUTE - 5 * SECOND);
+    world.advance(29 * MINUTE);
     world.sweep().await;
     assert_eq!(world.state(id).await, State::Delivered);
-    world.advance(6 * SECOND);
+    world.advance(MINUTE + SECOND);
     world.sweep().await;
     let row = world.row(id).await;
     assert_eq!(row.state, State::Unconfirmed);
@@ -298,7 +299,15 @@ async fn filters_narrow_a_list(world: World) {
         (ListFilter { state: Some(State::Cancelled), ..all.clone() }, vec![d]),
         (ListFilter { kind: Some(Kind::ComplianceScan), ..all.clone() }, vec![c]),
         (ListFilter { host_id: Some(two), kind: Some(Kind::ReportNow), ..all.clone() }, vec![b]),
-        (ListFilter { batch_id: Some(reports.id), host_id: Some(one), state: Some(State::Queued), kind: Some(Kind::ReportNow) }, vec![a]),
+        (
+            ListFilter {
+                batch_id: Some(reports.id),
+                host_id: Some(one),
+                state: Some(State::Queued),
+                kind: Some(Kind::ReportNow),
+            },
+            vec![a],
+        ),
         (ListFilter { host_id: Some(one), state: Some(State::Expired), ..all.clone() }, vec![]),
     ] {
         assert_eq!(listed(&world, &filter).await, expected, "{filter:?}");

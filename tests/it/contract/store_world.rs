@@ -1,6 +1,6 @@
 //! A store with nothing in it, and short ways to bring hosts and commands where a test begins.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jobs::{
@@ -74,7 +74,9 @@ impl World {
     pub async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("patchbay.db");
-        let store = SqliteStore::open(&path, Clock::default(), Options::default()).await.unwrap();
+        // Patient: what is tested is what happens, not how busy this machine is.
+        let options = Options { patience: Duration::from_secs(20), ..Options::default() };
+        let store = SqliteStore::open(&path, Clock::default(), options).await.unwrap();
         let inside = sqlite::File { pool: sqlite::pool(&path).await, _dir: dir };
         Self { store: Arc::new(store), inside: Box::new(inside) }
     }
@@ -198,8 +200,14 @@ impl World {
     /// What must hold after anything at all.
     pub async fn assert_sound(&self) {
         for (what, sql) in [
-            ("open rows that no sweep will find", "SELECT COUNT(*) FROM commands WHERE final = 0 AND next_check_at IS NULL"),
-            ("ended rows that a sweep would find", "SELECT COUNT(*) FROM commands WHERE final = 1 AND next_check_at IS NOT NULL"),
+            (
+                "open rows that no sweep will find",
+                "SELECT COUNT(*) FROM commands WHERE final = 0 AND next_check_at IS NULL",
+            ),
+            (
+                "ended rows that a sweep would find",
+                "SELECT COUNT(*) FROM commands WHERE final = 1 AND next_check_at IS NOT NULL",
+            ),
             ("ended rows without an end", "SELECT COUNT(*) FROM commands WHERE final = 1 AND ended_at IS NULL"),
             ("open rows with an end", "SELECT COUNT(*) FROM commands WHERE final = 0 AND ended_at IS NOT NULL"),
             (

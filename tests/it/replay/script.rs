@@ -61,6 +61,14 @@ pub fn path(line: &Value) -> &str {
     line["path"].as_str().unwrap_or_default()
 }
 
+/// Path and query.
+pub fn target(line: &Value) -> String {
+    match line["query"].as_str() {
+        Some(query) => format!("{}?{query}", path(line)),
+        None => path(line).to_owned(),
+    }
+}
+
 pub fn status(line: &Value) -> u16 {
     line["answer"]["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(0)
 }
@@ -68,7 +76,7 @@ pub fn status(line: &Value) -> u16 {
 /// A line short enough for a failure.
 pub fn brief(line: &Value) -> String {
     let what = match line["dir"].as_str() {
-        Some("http") => format!("{} {}", line["method"], path(line)),
+        Some("http") => format!("{} {}", line["method"], target(line)),
         _ => line["payload"].to_string(),
     };
     format!("{} {}", line["dir"], what.chars().take(200).collect::<String>())

@@ -68,6 +68,7 @@ impl From<StoreError> for Refusal {
                 tracing::warn!(%error, "an agent's call is refused");
                 Self::Away
             }
+            StoreError::Gone => Self::WrongCredentials,
             StoreError::Conflict(_) | StoreError::Corrupt(_) => {
                 tracing::error!(%error, "an agent's call failed");
                 Self::Internal

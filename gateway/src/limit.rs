@@ -22,7 +22,7 @@ const FIRST_SWEEP: usize = 1 << 10;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// So many a window for each key.
-pub(super) struct Limit<K> {
+pub struct Limit<K> {
     /// One more is allowed after so long.
     each: Duration,
     window: Duration,
@@ -38,7 +38,7 @@ struct Taken<K> {
 
 impl<K: Eq + Hash + Clone> Limit<K> {
     /// `count` (one at least) a `window`.
-    pub(super) fn new(count: u32, window: Duration) -> Self {
+    pub fn new(count: u32, window: Duration) -> Self {
         let taken = Taken { full_at: HashMap::new(), sweep_at: FIRST_SWEEP, not_before: Instant::now() };
         Self { each: window / count.max(1), window, taken: Mutex::new(taken) }
     }
@@ -47,7 +47,7 @@ impl<K: Eq + Hash + Clone> Limit<K> {
     ///
     /// # Errors
     /// How long until there is one.
-    pub(super) fn take(&self, key: &K) -> Result<(), Duration> {
+    pub fn take(&self, key: &K) -> Result<(), Duration> {
         self.take_at(key, Instant::now())
     }
 
@@ -69,7 +69,7 @@ impl<K: Eq + Hash + Clone> Limit<K> {
     }
 
     /// Gives one back.
-    pub(super) fn give_back(&self, key: &K) {
+    pub fn give_back(&self, key: &K) {
         if let Some(full_at) = self.taken.lock().full_at.get_mut(key) {
             *full_at = full_at.checked_sub(self.each).unwrap_or(*full_at);
         }
@@ -89,7 +89,7 @@ impl<K> Taken<K> {
 }
 
 /// Whose allowance an address uses. Whoever has one IPv6 address has the 2^64 of its network.
-pub(super) fn whose(address: IpAddr) -> IpAddr {
+pub fn whose(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let s = v6.segments();

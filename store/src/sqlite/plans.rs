@@ -1,0 +1,51 @@
+//! The statements that run often or over much. A test reads their plans: none may walk through a whole table.
+
+use jobs::{Kind, State};
+use uuid::Uuid;
+
+use super::{batch, commands, hosts, maintenance, presence, queue, rows, work};
+use crate::ListFilter;
+
+/// Each with what it does.
+#[doc(hidden)]
+#[must_use]
+pub fn hot_queries() -> Vec<(&'static str, String)> {
+    let list = |filter: &ListFilter| commands::list_sql(filter).0;
+    let all = ListFilter::default();
+    let (batch_id, host_id) = (Some(Uuid::nil()), Some(Uuid::nil()));
+    let (state, kind) = (Some(State::Queued), Some(Kind::ReportNow));
+    vec![
+        ("due rows", commands::DUE.to_owned()),
+        ("rows by id", work::read_sql(commands::BY_ID)),
+        ("open rows of a host", work::read_sql(commands::OPEN)),
+        ("rows under way of a host", work::read_sql(commands::UNDER_WAY)),
+        ("rows that a late deed may concern", work::read_sql(commands::LATELY_UNCONFIRMED)),
+        ("rows that a connect wakes", work::read_sql(presence::WAKES)),
+        ("write one row", rows::update_sql(1)),
+        ("write many rows", rows::update_sql(8)),
+        ("settings that were read", work::SETTINGS_READ.to_owned()),
+        ("next scans", work::NEXT_SCANS.to_owned()),
+        ("hosts with a scan under way", commands::BUSY.to_owned()),
+        ("open rows by host", batch::OPEN_COUNTS.to_owned()),
+        ("identical commands", batch::twins_sql(batch::TWINS)),
+        ("identical scans", batch::twins_sql(batch::TWIN_SCANS)),
+        ("newest commands", list(&all)),
+        ("a batch", list(&ListFilter { batch_id, ..all.clone() })),
+        ("a batch, narrowed", list(&ListFilter { batch_id, state, kind, ..all.clone() })),
+        ("a host's commands", list(&ListFilter { host_id, ..all.clone() })),
+        ("a host's commands, narrowed", list(&ListFilter { host_id, state, kind, ..all })),
+        ("authentication", hosts::AUTH.to_owned()),
+        ("presence", hosts::PRESENCE.to_owned()),
+        ("connected hosts", hosts::CONNECTED.to_owned()),
+        ("hosts that name a connection", presence::NAMED.to_owned()),
+        ("connect", presence::CONNECT.to_owned()),
+        ("disconnect", presence::DISCONNECT.to_owned()),
+        ("assert hints", presence::ASSERT_HINTS.to_owned()),
+        ("clear hints", presence::CLEAR_HINTS.to_owned()),
+        ("hosts with unseen settings", presence::UNSEEN.to_owned()),
+        ("old commands", maintenance::OLD_COMMANDS.to_owned()),
+        ("old sessions", maintenance::OLD_SESSIONS.to_owned()),
+        ("old keys", maintenance::OLD_KEYS.to_owned()),
+        ("old tasks", queue::OLD_TASKS.to_owned()),
+    ]
+}

@@ -1,0 +1,154 @@
+//! A write transaction over commands. The decisions are those of `jobs::life`; here they are gathered, and written at
+//! the end in few statements: each costs two changes of thread, more than what it does to a row.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jobs::{Command, Event, HostFacts, Kind, State, life};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Sqlite, Transaction, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::{
+    SqliteStore,
+    queue::Tasks,
+    rows::{self, COMMAND, FACTS, get, get_uuid, id_list},
+    unavailable,
+};
+use crate::{Applied, StoreError};
+
+/// The oldest scan that is queued, of each of these hosts.
+pub(super) const NEXT_SCANS: &str = "SELECT id, kind, not_before FROM commands WHERE id IN (SELECT MIN(id) FROM commands \
+     WHERE final = 0 AND state = 'queued' AND exclusive = 1 AND host_id IN (SELECT value FROM json_each($1)) \
+     GROUP BY host_id)";
+
+/// These hosts have read these minutes. Older settings that were read late do not count as the newest.
+pub(super) const SETTINGS_READ: &str = "UPDATE hosts SET settings_seen = settings_revision \
+     FROM (SELECT value ->> 0 AS id, value ->> 1 AS minutes FROM json_each($1)) AS v \
+     WHERE hosts.id = v.id AND hosts.update_interval = v.minutes";
+
+/// The fleet's next slots.
+pub(super) const SLOTS: &str = "UPDATE pace SET next_at = MAX(next_at, $1) + $2 WHERE id = 1 RETURNING next_at";
+
+/// Rows that match a condition on `c`, with their hosts.
+pub(super) fn read_sql(condition: &str) -> String {
+    format!("SELECT {COMMAND}, {FACTS} FROM commands c LEFT JOIN hosts h ON h.id = c.host_id WHERE {condition}")
+}
+
+/// What a transaction writes, pushes and rings at its end.
+pub(super) struct Work {
+    pub tx: Transaction<'static, Sqlite>,
+    pub now: i64,
+    pub tasks: Tasks,
+    /// Rows as they are to be written.
+    changed: BTreeMap<Uuid, Command>,
+    /// Hosts whose place for a scan may be free.
+    free: HashSet<Uuid>,
+    /// Hosts that have read settings, and how many minutes these said.
+    settings_read: Vec<(Uuid, i64)>,
+}
+
+impl SqliteStore {
+    pub(super) async fn work(&self) -> Result<Work, StoreError> {
+        let tx = self.begin().await?;
+        let now = self.clock.now_ms();
+        Ok(Work {
+            tx,
+            now,
+            tasks: Tasks::new(now),
+            changed: BTreeMap::new(),
+            free: HashSet::new(),
+            settings_read: Vec::new(),
+        })
+    }
+
+    /// Writes the rows, pushes the tasks, commits, and rings for those that are due.
+    pub(super) async fn finish(&self, mut work: Work) -> Result<(), StoreError> {
+        work.write().await?;
+        let Work { mut tx, tasks, .. } = work;
+        let ring = tasks.push(&mut tx).await?;
+        tx.commit().await.map_err(unavailable)?;
+        if ring {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Applies one event to a row that was read in this transaction. The row is written when the transaction ends.
+    pub fn step(&mut self, mut command: Command, host: HostFacts, event: &Event<'_>) -> Applied {
+        let step = life::apply(&mut command, &host, event, self.now);
+        if step.changed {
+            self.changed.insert(command.id, command.clone());
+        }
+        if let Some(at) = step.push_at {
+            self.tasks.add(command.kind.spec().queue(), command.id, at);
+        }
+        // A scan that was rung and ends before it began leaves its turn to the next.
+        let ended = step.moved && command.is_final() && command.kind.spec().exclusive();
+        if step.ring_next || ended {
+            self.free.insert(command.host_id);
+        }
+        if step.moved && command.state == State::Delivered && command.kind == Kind::SettingsUpdate {
+            let minutes = command.payload.get(jobs::kinds::settings_update::UPDATE_INTERVAL).and_then(Value::as_i64);
+            self.settings_read.extend(minutes.map(|minutes| (command.host_id, minutes)));
+        }
+        Applied { command, host, step }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        rows::update(&mut self.tx, self.changed.values()).await?;
+        if !self.settings_read.is_empty() {
+            sqlx::query(SETTINGS_READ)
+                .bind(json!(self.settings_read).to_string())
+                .execute(&mut *self.tx)
+                .await
+                .map_err(unavailable)?;
+        }
+        self.ring_next().await
+    }
+
+    /// Where the place for a scan is free, the oldest that waits for it is next.
+    async fn ring_next(&mut self) -> Result<(), StoreError> {
+        if self.free.is_empty() {
+            return Ok(());
+        }
+        let next =
+            sqlx::query(NEXT_SCANS).bind(id_list(&self.free)).fetch_all(&mut *self.tx).await.map_err(unavailable)?;
+        for row in next {
+            let kind: &str = get(&row, "kind")?;
+            let kind = Kind::of_name(kind).ok_or_else(|| StoreError::Corrupt("kind".to_owned()))?;
+            self.tasks.add(kind.spec().queue(), get_uuid(&row, "id")?, get(&row, "not_before")?);
+        }
+        Ok(())
+    }
+
+    /// Reads rows that match a condition on `c`, with their hosts.
+    pub async fn read(
+        &mut self,
+        condition: &'static str,
+        argument: String,
+    ) -> Result<Vec<(Command, HostFacts)>, StoreError> {
+        sqlx::query(AssertSqlSafe(read_sql(condition)))
+            .bind(argument)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(unavailable)?
+            .iter()
+            .map(read_pair)
+            .collect()
+    }
+
+    /// Takes `n` slots of the fleet's pace; the first is returned, the others follow `pace_ms` apart.
+    pub async fn slots(&mut self, n: i64, pace_ms: i64) -> Result<i64, StoreError> {
+        let row =
+            sqlx::query(SLOTS).bind(self.now).bind(n * pace_ms).fetch_one(&mut *self.tx).await.map_err(unavailable)?;
+        Ok(get::<i64>(&row, "next_at")? - n * pace_ms)
+    }
+}
+
+fn read_pair(row: &SqliteRow) -> Result<(Command, HostFacts), StoreError> {
+    let command = rows::command(row)?;
+    let facts = rows::facts(row, command.host_id)?;
+    Ok((command, facts))
+}

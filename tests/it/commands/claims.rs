@@ -1,0 +1,143 @@
+//! What a server's rows claim, held against what the hosts saw and did. A row may know less than its host; never more.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+use tests::{
+    credentials::Credentials,
+    log::{Event, What},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Everything in the rows that the log does not bear out, and every frame that came twice on one connection or that no
+/// row asked for. `rows` must be all rows of these hosts.
+pub fn contradictions(events: &[Event], hosts: &[Credentials], rows: &[Value]) -> Vec<String> {
+    let mut seen: HashMap<&str, Vec<&Event>> = HashMap::new();
+    for event in events {
+        seen.entry(&event.agent).or_default().push(event);
+    }
+    let mut asked: HashMap<&str, Vec<&Value>> = HashMap::new();
+    for row in rows {
+        asked.entry(row["host_id"].as_str().unwrap_or_default()).or_default().push(row);
+    }
+    let mut wrong = Vec::new();
+    for host in hosts {
+        let story = Story {
+            name: &host.name,
+            events: seen.remove(host.api_id.as_str()).unwrap_or_default(),
+            rows: asked.remove(host.id.as_str()).unwrap_or_default(),
+        };
+        story.frames(&mut wrong);
+        for row in &story.rows {
+            if let Err(why) = story.claim(row) {
+                wrong.push(format!("{}: {why}: {row}", host.name));
+            }
+        }
+    }
+    wrong
+}
+
+/// One host.
+struct Story<'a> {
+    name: &'a str,
+    events: Vec<&'a Event>,
+    rows: Vec<&'a Value>,
+}
+
+/// Is this the frame of that row? What the payload leaves open is the host's own setting.
+pub fn is_frame_of(row: &Value, frame: &Value) -> bool {
+    frame["type"] == row["kind"]
+        && row["payload"].as_object().is_some_and(|asked| asked.iter().all(|(name, value)| frame[name] == *value))
+}
+
+/// `<name>_at` in milliseconds.
+pub fn at(row: &Value, name: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(row[format!("{name}_at")].as_str()?, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+fn millis(event: &Event) -> i64 {
+    i64::try_from(event.time_ms).unwrap_or(i64::MAX)
+}
+
+impl Story<'_> {
+    /// Each frame was asked for, and none came twice on one connection.
+    fn frames(&self, wrong: &mut Vec<String>) {
+        let mut counts: BTreeMap<(u32, &str), (usize, Value)> = BTreeMap::new();
+        for event in &self.events {
+            if let What::Frame { kind, sha256, .. } = &event.what
+                && kind != "connected"
+            {
+                let payload = event.payload().unwrap_or_default();
+                counts.entry((event.conn, sha256)).or_insert((0, payload)).0 += 1;
+            }
+        }
+        for ((conn, _), (count, frame)) in counts {
+            let asked = if frame["type"] == "compliance_scan_cancel" {
+                self.rows.iter().filter(|row| !row["cancel_requested_at"].is_null()).count()
+            } else {
+                self.rows.iter().filter(|row| is_frame_of(row, &frame)).count()
+            };
+            if count > asked {
+                let name = self.name;
+                wrong.push(format!("{name}: {count} times on connection {conn}, asked for {asked} times: {frame}"));
+            }
+        }
+    }
+
+    fn claim(&self, row: &Value) -> Result<(), String> {
+        let got = self.first(|event| event.payload().is_some_and(|frame| is_frame_of(row, &frame)));
+        let twins = self.rows.iter().filter(|other| other["kind"] == row["kind"] && other["payload"] == row["payload"]);
+        let alone = twins.count() == 1;
+        if let Some(delivered) = at(row, "delivered") {
+            let got = got.ok_or("delivered, and never came")?;
+            require(millis(got) <= delivered, "delivered before it came")?;
+        }
+        if let Some(running) = at(row, "running") {
+            let began = self.first(|event| matches!(event.what, What::ScanStarted { .. }));
+            require(began.is_some_and(|began| millis(began) <= running), "running, and no scan began before")?;
+        }
+        match row["state"].as_str().unwrap_or_default() {
+            "succeeded" | "failed" => self.deed(row, got),
+            "cancelled" => {
+                let stopped = self.events.iter().any(|event| event.is_frame("compliance_scan_cancel"));
+                require(at(row, "running").is_none() || stopped, "stopped, and no cancel frame came")?;
+                let called_off = got.is_some() && alone && row["cancel_requested_at"].is_null();
+                require(!called_off || row["error"] == "host removed", "cancelled though it was sent")
+            }
+            "expired" => require(got.is_none() || !alone, "expired though it was sent"),
+            "queued" | "waiting" if row["attempt"] == 0 => require(got.is_none() || !alone, "sent before it was taken"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The deed that ended it was done, after the frame had come.
+    fn deed(&self, row: &Value, got: Option<&Event>) -> Result<(), String> {
+        let after = |fits: &dyn Fn(&Event) -> bool| {
+            let got = got.ok_or("ended by a deed of the host, and never came")?;
+            let done = self.events.iter().any(|event| event.seq > got.seq && fits(event));
+            require(done, "the host did not do that after it came")
+        };
+        match row["evidence"]["deed"].as_str() {
+            // A post whose answer was lost was made all the same.
+            Some(path @ ("hosts/update" | "hosts/integration-status" | "compliance/scans")) => after(&|event| {
+                matches!(&event.what, What::Http { path: called, status, .. }
+                    if called.ends_with(path) && status.is_none_or(|status| status == 200))
+            }),
+            Some("compliance_scan_progress") if row["state"] == "failed" => after(&|event| {
+                matches!(&event.what, What::Sent { phase: Some(phase), .. } if phase == "failed" || phase == "completed")
+                    || matches!(&event.what, What::Sent { phase: None, kind, .. } if kind == "compliance_scan_progress")
+            }),
+            Some("none") | None if got.is_none() && row["attempt"] == 0 => Ok(()),
+            other => Err(format!("ended by {other:?}")),
+        }
+    }
+
+    fn first(&self, fits: impl Fn(&Event) -> bool) -> Option<&Event> {
+        self.events.iter().copied().find(|event| fits(event))
+    }
+}
+
+fn require(holds: bool, why: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why.to_owned()) }
+}
