@@ -33,7 +33,7 @@ settings! {
     /// directory. Changing it logs every user out.
     "PATCHBAY_SECRET" secret: Option<Secret>;
 
-    /// The password of the user `admin`, 8 to 72 bytes, read only when that user is made: at the very first start.
+    /// The password of the user `admin`, 12 to 71 bytes, read only when that user is made: at the very first start.
     /// Default: generated; printed once on a terminal, else written to the file admin-password in the data directory.
     "PATCHBAY_ADMIN_PASSWORD" admin_password: Option<Password>;
 

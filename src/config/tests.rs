@@ -76,7 +76,7 @@ fn an_empty_variable_is_not_set() {
 
 #[test]
 fn text_that_looks_like_a_number_stays_text() {
-    for password in ["00000007", "1e300000", "true    ", "0x123456"] {
+    for password in ["000000000007", "1e3000000000", "true        ", "0x1234567890"] {
         let config = load(&[("PATCHBAY_ADMIN_PASSWORD", password)]).expect("loads");
         assert_eq!(config.admin_password.expect("set").expose(), password);
     }

@@ -5,10 +5,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::body::Body;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 
@@ -27,6 +28,11 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Bytes that a peer does not acknowledge for so long end its connection, in milliseconds: a stream of events has no
 /// other way to see that nobody is there.
 const UNACKNOWLEDGED_MS: u32 = 60_000;
+/// Connections whose first request is not answered yet. A fleet comes back all at once: beyond this they wait in the
+/// kernel's queue, where they cost nothing, instead of each in buffers of ours.
+const YOUNG: usize = 512;
+/// How long one may count as young; a client that sends nothing must not keep others out.
+const YOUNG_FOR: Duration = Duration::from_millis(500);
 /// Pause after an accept that failed: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -34,13 +40,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Certificate>>, routes: R) {
     let deaf = Deaf(app.clone());
     let places = Arc::new(Semaphore::new(app.settings.max_connections + EXTRA_CONNECTIONS));
+    let young = Arc::new(Semaphore::new(YOUNG));
     loop {
         let accepted = tokio::select! {
             biased;
             () = app.stopping.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &young) => accepted,
         };
-        let (stream, address, place) = match accepted {
+        let Accepted { stream, address, place, young } = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -52,10 +59,11 @@ pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Cert
         let tasks = app.tasks.clone();
         tasks.spawn(async move {
             let peer = Peer { address, tls: tls.is_some() };
+            let young = Young(Arc::new(Mutex::new(Some(young))));
             match tls {
-                None => serve(&app, TokioIo::new(stream), peer, routes).await,
+                None => serve(&app, TokioIo::new(stream), peer, routes, young).await,
                 Some(certificate) => match timeout(TLS_WAIT, certificate.accept(stream)).await {
-                    Ok(Ok(stream)) => Box::pin(serve(&app, TokioIo::new(stream), peer, routes)).await,
+                    Ok(Ok(stream)) => Box::pin(serve(&app, TokioIo::new(stream), peer, routes, young)).await,
                     Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
                 },
@@ -77,27 +85,48 @@ impl Drop for Deaf {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+/// A connection that has a place.
+struct Accepted {
+    stream: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+    young: OwnedSemaphorePermit,
+}
+
+/// The place of a young connection, given up once.
+#[derive(Clone)]
+struct Young(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Young {
+    fn counts(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn grown_up(&self) {
+        drop(self.0.lock().take());
+    }
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, young: &Arc<Semaphore>) -> io::Result<Accepted> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let young = Arc::clone(young).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     // Neither may end the loop: the client may be gone already.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
-    Ok((stream, address, place))
+    Ok(Accepted { stream, address, place, young })
 }
 
-async fn serve<S, R>(app: &App, io: TokioIo<S>, peer: Peer, routes: R)
+async fn serve<S, R>(app: &App, io: TokioIo<S>, peer: Peer, routes: R, young: Young)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     R: Route,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let routes = routes.clone();
+        let (routes, young) = (routes.clone(), young.clone());
         async move {
             let response: Response<Body> = routes.call(request.map(Body::new), peer).await;
+            young.grown_up();
             Ok::<_, std::convert::Infallible>(response)
         }
     });
@@ -108,13 +137,13 @@ where
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = app.stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(GRACE, connection).await {
-                Ok(ended) => ended,
-                Err(_) => Ok(()),
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = sleep(YOUNG_FOR), if young.counts() => young.grown_up(),
+            () = app.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break timeout(GRACE, connection).await.unwrap_or(Ok(()));
             }
         }
     };

@@ -12,7 +12,6 @@ use super::{
     commands::observe,
     rows::{get, get_uuid},
     unavailable,
-    work::Work,
 };
 use crate::{Applied, ReportBody, Reports, ScanRow, StoreError, StoredStatus};
 
@@ -32,9 +31,6 @@ impl Reports for SqliteStore {
                 Ready::new(&merge_partial(stored, report.body, &report.summary.sections))?
             }
         };
-        if !exists(&mut work, host_id).await? {
-            return Ok((ready.counts, Vec::new()));
-        }
         sqlx::query(
             "INSERT INTO host_reports (host_id, body, received_at) VALUES ($1, $2, $3) \
              ON CONFLICT (host_id) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
@@ -64,9 +60,6 @@ impl Reports for SqliteStore {
         deed: &Deed,
     ) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
-        if !exists(&mut work, host_id).await? {
-            return Ok(Vec::new());
-        }
         sqlx::query(
             "INSERT INTO integration_status (host_id, integration, body, received_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (host_id, integration) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
@@ -104,9 +97,6 @@ impl Reports for SqliteStore {
 
     async fn save_scans(&self, host_id: Uuid, scans: &[Value], deed: &Deed) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
-        if !exists(&mut work, host_id).await? {
-            return Ok(Vec::new());
-        }
         let text = |scan: &Value, field: &str| scan.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         for scan in scans {
             sqlx::query(
@@ -221,16 +211,6 @@ impl Ready {
             agent_version: Some(text("agentVersion")).filter(|v| !v.is_empty()),
         })
     }
-}
-
-/// Is the host still there? What one posts that is being removed is dropped: there is nobody to keep it for.
-async fn exists(work: &mut Work, host_id: Uuid) -> Result<bool, StoreError> {
-    let row = sqlx::query("SELECT 1 FROM hosts WHERE id = $1")
-        .bind(host_id.to_string())
-        .fetch_optional(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
-    Ok(row.is_some())
 }
 
 async fn summarise(tx: &mut SqliteConnection, host_id: Uuid, ready: &Ready, now: i64) -> Result<(), StoreError> {

@@ -45,6 +45,7 @@ const POINTS: [&str; 9] = [
 struct Order {
     key: String,
     body: Value,
+    hosts: usize,
     /// Called off after this long, if it is a scan and the dice said so.
     cancel_after: Option<Duration>,
 }
@@ -68,6 +69,7 @@ fn orders(scene: &Scene, dice: &mut StdRng) -> Vec<Order> {
             orders.push(Order {
                 key: format!("{host}-{}", orders.len()),
                 body: scene.request(kind, &[host], &json!({ "payload": payload })),
+                hosts: 1,
                 cancel_after: off.then(|| Duration::from_millis(dice.random_range(0..1_500))),
             });
         }
@@ -76,12 +78,27 @@ fn orders(scene: &Scene, dice: &mut StdRng) -> Vec<Order> {
     orders
 }
 
+/// For the whole fleet at once: something for each death to fall into.
+fn bursts() -> [Order; DEATHS] {
+    let everybody = |n: usize, kind: &str, payload: Value| Order {
+        key: format!("all-{n}"),
+        body: json!({"kind": kind, "all": true, "payload": payload}),
+        hosts: AGENTS,
+        cancel_after: None,
+    };
+    let settings = |n, minutes: u32| everybody(n, "settings_update", json!({ "update_interval": minutes }));
+    let scan = |n, remote: bool| {
+        everybody(n, "compliance_scan", json!({"profile_type": "openscap", "fetch_remote_resources": remote}))
+    };
+    [settings(1, 120), scan(2, true), settings(3, 180), settings(4, 360), scan(5, false), settings(6, 720)]
+}
+
 /// Sends until there is an answer, however often the server dies meanwhile.
 async fn accepted(admin: &Admin, order: &Order) -> Value {
     let deadline = Instant::now() + PATIENCE * 3;
     loop {
         if let Some((status, answer)) = post_with_key(admin, &order.key, &order.body).await {
-            assert_eq!((status, &answer["count"]), (202, &json!(1)), "{answer}");
+            assert_eq!((status, &answer["count"]), (202, &json!(order.hosts)), "{answer}");
             return answer;
         }
         assert!(Instant::now() < deadline, "never answered: {order:?}");
@@ -103,11 +120,12 @@ async fn client(admin: Admin, orders: Arc<Mutex<Vec<Order>>>, seed: u64, taken: 
     loop {
         let Some(order) = orders.lock().pop() else { return };
         let answer = accepted(&admin, &order).await;
-        let id = answer["commands"][0]["id"].as_str().unwrap().to_owned();
-        taken.lock().push(id.clone());
+        let ids: Vec<String> =
+            answer["commands"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect();
+        taken.lock().extend(ids.iter().cloned());
         if let Some(after) = order.cancel_after {
             sleep(after).await;
-            call_off(&admin, &id).await;
+            call_off(&admin, &ids[0]).await;
         }
         sleep(Duration::from_millis(dice.random_range(0..200))).await;
     }
@@ -150,14 +168,16 @@ async fn nothing_is_lost_or_done_twice_when_the_server_dies_again_and_again() {
     let mut scene = scene_on(Server::start().await, &quiet_scanning(Duration::from_millis(600)), AGENTS).await;
 
     let orders = orders(&scene, &mut dice);
-    let asked = orders.len();
+    let asked = orders.len() + DEATHS * AGENTS;
     let orders = Arc::new(Mutex::new(orders));
     let taken: Arc<Mutex<Vec<String>>> = Arc::default();
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| tokio::spawn(client(scene.admin.clone(), orders.clone(), dice.random(), taken.clone())))
-        .collect();
+    let ask = |admin: &Admin, orders: Arc<Mutex<Vec<Order>>>, seed| {
+        tokio::spawn(client(admin.clone(), orders, seed, taken.clone()))
+    };
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| ask(&scene.admin, orders.clone(), dice.random())).collect();
     let (mut deaths, mut armed) = (Vec::new(), None);
-    for n in 1..=DEATHS {
+    for (n, burst) in (1..).zip(bursts()) {
+        clients.push(ask(&scene.admin, Arc::new(Mutex::new(vec![burst])), dice.random()));
         for _ in 0..2 {
             let agent = &scene.fleet.agents()[dice.random_range(0..AGENTS)];
             agent.hang_up(if dice.random_bool(0.5) { Hangup::Fin } else { Hangup::Reset }).await;
