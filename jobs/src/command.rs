@@ -183,6 +183,8 @@ pub struct HostFacts {
     pub openscap_enabled: bool,
     /// Scans run Docker Bench.
     pub docker_bench_enabled: bool,
+    /// Minutes between reports, as its owner wants them now.
+    pub update_interval: u32,
 }
 
 impl HostFacts {

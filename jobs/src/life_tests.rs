@@ -25,6 +25,7 @@ fn host() -> HostFacts {
         compliance_mode: ComplianceMode::OnDemand,
         openscap_enabled: true,
         docker_bench_enabled: false,
+        update_interval: 30,
     }
 }
 

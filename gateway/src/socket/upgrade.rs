@@ -15,7 +15,7 @@ use bus::{Subscribe, Subscription};
 use hyper_util::rt::TokioIo;
 use schemas::{ApiId, subject};
 use serde_json::json;
-use store::{Connect, Connected, HostAuth};
+use store::{Connect, Connected};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -146,15 +146,19 @@ async fn serve(
     };
     // The frames are read by a reader of our own, straight from the stream that hyper hands over.
     let mut stream: TokioIo<hyper::upgrade::Upgraded> = socket.into_inner();
-    let Authenticated { host, api_id } = who;
-    let connect = Connect { host_id: host.id, key_version: host.key_version, secure, gateway_id: app.gateway_id };
+    // What proved the key is not kept for the connection's life.
+    let (host_id, name, key_version, api_id) = {
+        let Authenticated { host, api_id } = who;
+        (host.id, host.name, host.key_version, api_id)
+    };
+    let connect = Connect { host_id, key_version, secure, gateway_id: app.gateway_id };
     let epoch = match app.presence.connect(connect).await {
         Some(Connected::Epoch { epoch, replaced, flapping }) => {
             if flapping {
-                tracing::warn!(%api_id, host = host.name, "several machines seem to share this api_id: newcomers are refused for a minute");
+                tracing::warn!(%api_id, host = name, "several machines seem to share this api_id: newcomers are refused for a minute");
                 app.metrics.upgrade("flaps");
             }
-            tracing::info!(%api_id, host_id = %host.id, host = host.name, epoch, secure, replaced, %client, "agent connected");
+            tracing::info!(%api_id, %host_id, host = name, epoch, secure, replaced, %client, "agent connected");
             epoch
         }
         Some(Connected::Refused) => {
@@ -166,26 +170,26 @@ async fn serve(
             return;
         }
     };
-    let ended = hold(&app, &mut stream, &mut mailbox, &host, &api_id, epoch, secure).await;
+    let ended = hold(&app, &mut stream, &mut mailbox, host_id, &api_id, epoch, secure).await;
     drop(stream);
     drop(mailbox);
     app.metrics.closed(ended.code);
-    app.presence.left(host.id, epoch).await;
+    app.presence.left(host_id, epoch).await;
     drop(admission);
-    tracing::info!(%api_id, host_id = %host.id, epoch, code = ended.code, reason = ended.reason, "agent disconnected");
+    tracing::info!(%api_id, %host_id, epoch, code = ended.code, reason = ended.reason, "agent disconnected");
 }
 
 async fn hold(
     app: &App,
     stream: &mut TokioIo<hyper::upgrade::Upgraded>,
     mailbox: &mut Subscription,
-    host: &HostAuth,
+    host_id: Uuid,
     api_id: &ApiId,
     epoch: i64,
     secure: bool,
 ) -> Ended {
     let me = Identity {
-        host_id: host.id,
+        host_id,
         api_id: api_id.clone(),
         connection: Uuid::now_v7(),
         gateway: app.gateway_id,
@@ -193,7 +197,7 @@ async fn hold(
         secure,
         since_ms: app.store.clock().now_ms(),
     };
-    let _held = app.presence.hold(api_id, host.id, epoch, secure);
+    let _held = app.presence.hold(api_id, host_id, epoch, secure);
     let mut effects = Vec::with_capacity(2);
     let mut session = AgentSession::new(me, Instant::now(), &mut effects);
     effects.insert(0, session.claim());

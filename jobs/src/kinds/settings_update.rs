@@ -50,11 +50,9 @@ impl KindSpec for SettingsUpdate {
         Ok(json!({ UPDATE_INTERVAL: normalise(minutes) }))
     }
 
-    fn prepare(&self, payload: &Value, _host: &HostFacts) -> Prepared {
-        match payload.get(UPDATE_INTERVAL).and_then(Value::as_u64).map(u32::try_from) {
-            Some(Ok(update_interval)) => Prepared::Frame(ServerFrame::SettingsUpdate { update_interval }),
-            _ => Prepared::Cannot("the stored payload has no update_interval"),
-        }
+    /// What the owner wants now, not when this command was made: two that overtake each other end in the same state.
+    fn prepare(&self, _payload: &Value, host: &HostFacts) -> Prepared {
+        Prepared::Frame(ServerFrame::SettingsUpdate { update_interval: host.update_interval })
     }
 
     fn repeatable(&self, _payload: &Value) -> bool {
@@ -96,6 +94,24 @@ mod tests {
         ] {
             assert_eq!(normalise(minutes), wanted, "{minutes}");
         }
+    }
+
+    #[test]
+    fn the_frame_says_what_the_owner_wants_now() {
+        let host = HostFacts {
+            id: uuid::Uuid::nil(),
+            api_id: "a".to_owned(),
+            epoch: 1,
+            connected: true,
+            generation: None,
+            docker_enabled: false,
+            compliance_mode: crate::command::ComplianceMode::Disabled,
+            openscap_enabled: true,
+            docker_bench_enabled: false,
+            update_interval: 120,
+        };
+        let frame = SettingsUpdate.prepare(&json!({ UPDATE_INTERVAL: 30 }), &host);
+        assert_eq!(frame, Prepared::Frame(ServerFrame::SettingsUpdate { update_interval: 120 }));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) const COMMAND: &str = "c.id, c.host_id, c.batch_id, c.kind, c.payload
 
 /// The columns of a host's facts.
 pub(super) const FACTS: &str = "h.id AS h_id, h.api_id, h.epoch, h.connected, h.agent_version, h.docker_enabled, \
-     h.compliance_mode, h.openscap_enabled, h.docker_bench_enabled";
+     h.compliance_mode, h.openscap_enabled, h.docker_bench_enabled, h.update_interval";
 
 pub(super) fn uuid(text: &str) -> Result<Uuid, StoreError> {
     Uuid::parse_str(text).map_err(|_| StoreError::Corrupt("an id is no UUID".to_owned()))
@@ -98,6 +98,7 @@ pub(super) fn facts(row: &SqliteRow, host_id: Uuid) -> Result<HostFacts, StoreEr
             compliance_mode: ComplianceMode::Disabled,
             openscap_enabled: false,
             docker_bench_enabled: false,
+            update_interval: 60,
         });
     }
     let version: Option<&str> = get(row, "agent_version")?;
@@ -111,7 +112,12 @@ pub(super) fn facts(row: &SqliteRow, host_id: Uuid) -> Result<HostFacts, StoreEr
         compliance_mode: ComplianceMode::of_name(get(row, "compliance_mode")?),
         openscap_enabled: get::<i64>(row, "openscap_enabled")? != 0,
         docker_bench_enabled: get::<i64>(row, "docker_bench_enabled")? != 0,
+        update_interval: minutes(row)?,
     })
+}
+
+fn minutes(row: &SqliteRow) -> Result<u32, StoreError> {
+    u32::try_from(get::<i64>(row, "update_interval")?).map_err(|_| StoreError::Corrupt("update_interval".to_owned()))
 }
 
 /// A host, from `SELECT h.*, h.id AS h_id`.
@@ -145,7 +151,7 @@ pub(super) fn host(row: &SqliteRow) -> Result<Host, StoreError> {
         disconnected_at: get(row, "disconnected_at")?,
         last_seen_at: get(row, "last_seen_at")?,
         agent_version: get(row, "agent_version")?,
-        update_interval: u32::try_from(get::<i64>(row, "update_interval")?).unwrap_or(60),
+        update_interval: minutes(row)?,
         report,
         created_at: get(row, "created_at")?,
     })

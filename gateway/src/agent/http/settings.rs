@@ -62,6 +62,7 @@ mod tests {
             compliance_mode: mode,
             openscap_enabled: true,
             docker_bench_enabled: false,
+            update_interval: 60,
         }
     }
 

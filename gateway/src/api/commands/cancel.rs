@@ -68,6 +68,7 @@ mod tests {
             compliance_mode: ComplianceMode::OnDemand,
             openscap_enabled: true,
             docker_bench_enabled: false,
+            update_interval: 60,
         };
         let mut command = Command {
             id: Uuid::now_v7(),
