@@ -22,6 +22,9 @@ pub enum Deed {
         phase: ScanPhase,
         /// The host's clock, milliseconds since the Unix epoch.
         host_ms: Option<i64>,
+        /// The profile it names: the one that was asked for, or `default` (protocol 1.4). Empty: it named none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        profile: String,
         /// The agent's error text, or its message.
         text: String,
     },

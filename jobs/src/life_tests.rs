@@ -70,7 +70,11 @@ fn reply(c: &mut Command, r: CommandReply, at: i64) -> Step {
 }
 
 fn phase(phase: ScanPhase, host_ms: i64) -> Deed {
-    Deed::ScanPhase { phase, host_ms: Some(host_ms), text: String::new() }
+    phase_of("", phase, host_ms, "")
+}
+
+fn phase_of(profile: &str, phase: ScanPhase, host_ms: i64, text: &str) -> Deed {
+    Deed::ScanPhase { phase, host_ms: Some(host_ms), profile: profile.into(), text: text.into() }
 }
 
 fn result(name: &str, status: ScanStatus, started: i64) -> Deed {
@@ -248,6 +252,25 @@ fn completed_without_a_result_means_that_no_scanner_ran() {
     apply(&mut c, &host(), &Event::Observe(&phase(ScanPhase::Started, T0)), T0 + 3);
     apply(&mut c, &host(), &Event::Observe(&phase(ScanPhase::Completed, T0)), T0 + 4);
     assert_eq!((c.state, c.error.as_deref()), (State::Failed, Some("no scanner ran")));
+}
+
+#[test]
+fn what_a_scan_before_says_late_ends_nothing() {
+    let mut c = scan();
+    take(&mut c);
+    reply(&mut c, CommandReply::Delivered { epoch: 7 }, T0 + 1);
+    apply(&mut c, &host(), &Event::Observe(&phase_of("stig", ScanPhase::Started, T0, "")), T0 + 2);
+    apply(&mut c, &host(), &Event::Observe(&phase_of("stig", ScanPhase::Failed, T0, "not accepted")), T0 + 2);
+    assert_eq!(c.state, State::Delivered);
+    apply(&mut c, &host(), &Event::Observe(&phase_of("cis", ScanPhase::Started, T0, "")), T0 + 3);
+    assert_eq!(c.state, State::Running);
+    // The same profile, scanned before; its results were posted before this one began.
+    let posted = phase_of("cis", ScanPhase::Completed, T0, "Scan completed! Score: 94.4%");
+    apply(&mut c, &host(), &Event::Observe(&posted), T0 + 4);
+    assert_eq!(c.state, State::Running);
+    let nothing = phase_of("cis", ScanPhase::Completed, T0, "Scan completed (no results)");
+    apply(&mut c, &host(), &Event::Observe(&nothing), T0 + 5);
+    assert_eq!(c.state, State::Failed);
 }
 
 #[test]

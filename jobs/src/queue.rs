@@ -8,7 +8,7 @@ use uuid::Uuid;
 pub const TASK_IDS_MAX: usize = 256;
 
 /// A queue of the executor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
     /// Everything that is asked of a host but scans.
     AgentCommands,

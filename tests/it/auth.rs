@@ -54,3 +54,9 @@ fn assert_says_when(reply: &Reply) {
 async fn status(admin: &Admin, api_id: &str) -> Value {
     admin.get(&format!("/ws/status/{api_id}")).await.unwrap().ok().unwrap()["data"].take()
 }
+
+/// `POST hosts/ping` with these credentials.
+async fn http_ping(wire: &mut Wire, credentials: [(&str, &str); 2]) -> Reply {
+    let headers = [[("Host", "patchbay.test"), ("Content-Length", "0")], credentials].concat();
+    wire.call(&raw::request("POST", "/api/v1/hosts/ping", &headers, "")).await.unwrap()
+}

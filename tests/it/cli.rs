@@ -64,9 +64,5 @@ pub async fn run(mut command: Command, stdin: &str) -> Ran {
         panic!("{shown} has not ended after {PATIENCE:?}");
     };
     let Output { status, stdout, stderr } = output.unwrap().unwrap();
-    Ran {
-        code: status.code(),
-        out: String::from_utf8(stdout).unwrap(),
-        err: String::from_utf8(stderr).unwrap(),
-    }
+    Ran { code: status.code(), out: String::from_utf8(stdout).unwrap(), err: String::from_utf8(stderr).unwrap() }
 }

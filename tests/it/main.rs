@@ -2,8 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its ground gives way")]
 
+mod api;
+mod auth;
+#[allow(dead_code, reason = "each suite takes what it needs")]
+mod cli;
+mod commands;
 mod contract;
 #[allow(dead_code, reason = "each suite takes what it needs")]
+mod database;
+mod events;
+#[allow(dead_code, reason = "each suite takes what it needs")]
 mod harness;
+mod interleavings;
+mod kills;
+mod peers;
 mod replay;
 mod rules;
+mod startup;
+mod tls;

@@ -26,7 +26,7 @@ use jobs::{
 };
 use store::{Bell, Store};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{Deliverer, Queues, Settings, maintenance};
@@ -41,14 +41,22 @@ const TICK: Duration = Duration::from_secs(1);
 /// A ring that falls into a fetch under way is heard by ringing once more.
 const RING_AGAIN: Duration = Duration::from_millis(4);
 
-/// Runs the workers of all queues until `stopping`. One that ends by a database error is started again.
-pub async fn run(
-    queues: Queues,
-    settings: Settings,
-    deliverer: Deliverer,
-    store: Arc<dyn Store>,
-    stopping: CancellationToken,
-) {
+/// How the workers come to their end.
+///
+/// A worker of apalis that shuts down looks at its backend no more until its handlers are done: a fetch under way keeps
+/// the writer, and a handler that waits for the writer never ends. So handlers end first, while all is looked at.
+#[derive(Clone, Default)]
+pub struct Ending {
+    /// Handlers that begin from now on do nothing: their rows are found by whoever runs next.
+    pub leaving: CancellationToken,
+    /// Handlers under way.
+    pub handlers: TaskTracker,
+    /// No handler is under way: the workers end.
+    pub stopping: CancellationToken,
+}
+
+/// Runs the workers of all queues until they are told to stop. One that ends by a database error is started again.
+pub async fn run(queues: Queues, settings: Settings, deliverer: Deliverer, store: Arc<dyn Store>, ending: Ending) {
     let Queues::Sqlite(sqlite) = queues;
     let mut monitor = Monitor::new().should_restart(|worker, error| {
         tracing::warn!(worker = worker.name(), %error, "worker ended by an error, is started again");
@@ -57,15 +65,20 @@ pub async fn run(
     for queue in [Queue::AgentCommands, Queue::Compliance] {
         let (sqlite, deliverer, bell, concurrency) =
             (Arc::clone(&sqlite), deliverer.clone(), Arc::clone(store.bell()), settings.concurrency);
+        let ending = ending.clone();
         monitor = monitor.register(move |_| {
-            let deliverer = deliverer.clone();
+            let (deliverer, ending) = (deliverer.clone(), ending.clone());
             WorkerBuilder::new(unique_name(queue))
-                .backend(sqlite.backend::<DeliverTask>(config(queue)).poll_with_strategy(Rung::new(Arc::clone(&bell))))
+                .backend(
+                    sqlite
+                        .backend::<DeliverTask>(config(queue))
+                        .poll_with_strategy(Rung::new(Arc::clone(&bell), queue)),
+                )
                 .concurrency(concurrency)
                 .parallelize(tokio::spawn)
                 .build(move |task: DeliverTask| {
                     let deliverer = deliverer.clone();
-                    caught(queue, async move {
+                    ending.handle(queue, async move {
                         if let Err(error) = deliverer.deliver(&task.ids).await {
                             tracing::warn!(%error, commands = task.ids.len(), "not taken: the sweep finds them again");
                         }
@@ -74,18 +87,19 @@ pub async fn run(
         });
     }
     let (bell, keep) = (Arc::clone(store.bell()), settings.keep);
+    let stopping = ending.stopping.clone();
     monitor = monitor.register(move |_| {
-        let store = Arc::clone(&store);
+        let (store, ending) = (Arc::clone(&store), ending.clone());
         WorkerBuilder::new(unique_name(Queue::Maintenance))
             .backend(
                 sqlite
                     .backend::<MaintenanceTask>(config(Queue::Maintenance))
-                    .poll_with_strategy(Rung::new(Arc::clone(&bell))),
+                    .poll_with_strategy(Rung::new(Arc::clone(&bell), Queue::Maintenance)),
             )
             .concurrency(1)
             .build(move |task: MaintenanceTask| {
                 let store = Arc::clone(&store);
-                caught(Queue::Maintenance, async move {
+                ending.handle(Queue::Maintenance, async move {
                     if let Err(error) = maintenance::run(store.as_ref(), &task, keep).await {
                         tracing::warn!(%error, name = task.name, "maintenance goes on at its next tick");
                     }
@@ -102,11 +116,14 @@ pub async fn run(
 }
 
 fn config(queue: Queue) -> Config {
-    Config::default()
+    let mut config = Config::default()
         .queue(queue.name())
         .batch_size(FETCH)
         .heartbeat_interval(HEARTBEAT)
-        .missed_heartbeats(MISSED_HEARTBEATS)
+        .missed_heartbeats(MISSED_HEARTBEATS);
+    // A fetch locks already; a second write to say "running" would only cost the writer's time.
+    config.lock_tasks = false;
+    config
 }
 
 /// Never the name of a worker before: what a dead one left locked must not be taken for ours.
@@ -114,26 +131,36 @@ fn unique_name(queue: Queue) -> String {
     format!("{}-{}", queue.name(), Uuid::now_v7())
 }
 
-async fn caught(queue: Queue, work: impl Future<Output = ()>) -> Result<(), BoxDynError> {
-    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-        tracing::error!(queue = queue.name(), "a handler panicked; its commands are found by the sweep");
+impl Ending {
+    /// One handler.
+    fn handle<W>(&self, queue: Queue, work: W) -> impl Future<Output = Result<(), BoxDynError>> + use<W>
+    where
+        W: Future<Output = ()>,
+    {
+        let leaving = self.leaving.clone();
+        self.handlers.track_future(async move {
+            if !leaving.is_cancelled() && AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                tracing::error!(queue = queue.name(), "a handler panicked; its commands are found by the sweep");
+            }
+            Ok(())
+        })
     }
-    Ok(())
 }
 
 /// Wakes a worker when the bell rings, once more shortly after, and every second.
 struct Rung {
     bell: Arc<Bell>,
+    queue: Queue,
     seen: u64,
     again: Option<Pin<Box<Sleep>>>,
     ticks: Interval,
 }
 
 impl Rung {
-    fn new(bell: Arc<Bell>) -> Self {
+    fn new(bell: Arc<Bell>, queue: Queue) -> Self {
         let mut ticks = interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { seen: bell.rings(), bell, again: None, ticks }
+        Self { seen: bell.rings_for(queue), bell, queue, again: None, ticks }
     }
 }
 
@@ -141,7 +168,7 @@ impl PollStrategy for Rung {
     fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
         let mut woken = false;
         // Each is polled until it is pending: only then will it wake this task.
-        while self.bell.poll(&mut self.seen, cx) {
+        while self.bell.poll(self.queue, &mut self.seen, cx) {
             woken = true;
             self.again = Some(Box::pin(sleep(RING_AGAIN)));
         }

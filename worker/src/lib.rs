@@ -15,9 +15,11 @@ use std::{sync::Arc, time::Duration};
 
 use bus::Bus;
 use store::{Store, sqlite::SqliteStore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 pub use deliver::Deliverer;
+use executor::Ending;
 
 /// Settings of a worker.
 #[derive(Debug, Clone)]
@@ -43,7 +45,7 @@ pub enum Queues {
 
 /// A worker that runs.
 pub struct Worker {
-    stopping: CancellationToken,
+    ending: Ending,
     tasks: TaskTracker,
 }
 
@@ -54,7 +56,7 @@ impl Worker {
     /// Starts the queues' workers, the sweep and the schedules.
     #[must_use]
     pub fn start(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Bus>, queues: &Queues) -> Self {
-        let stopping = CancellationToken::new();
+        let ending = Ending::default();
         let tasks = TaskTracker::new();
         let deliverer = Deliverer::start(Arc::clone(&store), bus, &tasks);
         tasks.spawn(executor::run(
@@ -62,18 +64,21 @@ impl Worker {
             settings.clone(),
             deliverer.clone(),
             Arc::clone(&store),
-            stopping.clone(),
+            ending.clone(),
         ));
-        tasks.spawn(sweep::run(Arc::clone(&store), deliverer, stopping.clone()));
-        tasks.spawn(maintenance::tick(store, stopping.clone()));
-        Self { stopping, tasks }
+        tasks.spawn(sweep::run(Arc::clone(&store), deliverer, ending.leaving.clone()));
+        tasks.spawn(maintenance::tick(store, ending.leaving.clone()));
+        Self { ending, tasks }
     }
 
     /// Stops: fetch no more, finish what is in hand. What is left is found by whoever runs next.
     pub async fn stop(&self) {
-        self.stopping.cancel();
+        self.ending.leaving.cancel();
+        self.ending.handlers.close();
         self.tasks.close();
-        if tokio::time::timeout(STOP_WAIT, self.tasks.wait()).await.is_err() {
+        let ended = timeout(STOP_WAIT, self.ending.handlers.wait()).await;
+        self.ending.stopping.cancel();
+        if ended.is_err() || timeout(STOP_WAIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some deliveries did not end in time: their rows say so, the sweep will ask");
         }
     }

@@ -86,8 +86,12 @@ fn read(files: &(PathBuf, PathBuf)) -> Result<TlsAcceptor, TlsError> {
         return Err(broken(&files.0, &"holds no certificate"));
     }
     let key = PrivateKeyDer::from_pem_file(&files.1).map_err(|e| broken(&files.1, &e))?;
-    let mut config =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|e| broken(&files.1, &e))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut config = config.map_err(|error| match error {
+        rustls::Error::InvalidCertificate(_) => broken(&files.0, &"holds a certificate that cannot be read"),
+        rustls::Error::InconsistentKeys(_) => broken(&files.1, &"is not the key of the certificate"),
+        other => broken(&files.1, &other),
+    })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -225,6 +225,7 @@ impl AgentSession {
                 let deed = Deed::ScanPhase {
                     phase: progress.phase,
                     host_ms: timestamp::parse_rfc3339(&progress.timestamp),
+                    profile: progress.profile_name.chars().take(500).collect(),
                     text: words.chars().take(500).collect(),
                 };
                 effects.push(Effect::Record(Fact::Progress {

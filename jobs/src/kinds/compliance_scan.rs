@@ -24,6 +24,13 @@ pub(super) struct ComplianceScan;
 /// Longest profile id an agent takes (protocol 1.3).
 const PROFILE_ID_MAX: usize = 256;
 
+/// What phases call a scan that names no profile (protocol 1.4).
+const NO_PROFILE: &str = "default";
+
+/// In the message of `completed` when results were posted: "Scan completed! Score: 94.4%". Without, it is "Scan completed
+/// (no results)" (protocol 1.4).
+const UPLOADED: &str = "Score:";
+
 /// How much older than the delivery a result may be when no `started` was seen.
 const RESULT_SLACK_MS: i64 = 5 * 60 * 1000;
 
@@ -140,11 +147,19 @@ impl KindSpec for ComplianceScan {
 
     fn sign(&self, command: &Command, deed: &Deed) -> Sign {
         match deed {
-            Deed::ScanPhase { phase, text, .. } => phase_sign(command, *phase, text),
+            Deed::ScanPhase { phase, profile, text, .. } if names_it(command, profile) => {
+                phase_sign(command, *phase, text)
+            }
             Deed::ScanResults { scans } => result_sign(command, scans),
             _ => Sign::None,
         }
     }
+}
+
+/// Phases name the profile that was asked for. One of another is of a scan before, whose end was held up (protocol 6-10).
+fn names_it(command: &Command, profile: &str) -> bool {
+    let asked = command.payload.get("profile_id").and_then(Value::as_str).unwrap_or(NO_PROFILE);
+    profile.is_empty() || profile == asked
 }
 
 /// Only `started` and `failed` open a scan: what else comes first was buffered by the agent before it (protocol 1.4).
@@ -155,7 +170,8 @@ fn phase_sign(command: &Command, phase: ScanPhase, text: &str) -> Sign {
         ScanPhase::Failed => Sign::Broke(if text.is_empty() { "the scan failed" } else { text }.to_owned()),
         _ if !open => Sign::None,
         ScanPhase::Evaluating | ScanPhase::Parsing | ScanPhase::Sending => Sign::Alive,
-        ScanPhase::Completed if command.notes.results_seen => Sign::Alive,
+        // Results were posted, for this scan or for one whose answer was held up.
+        ScanPhase::Completed if command.notes.results_seen || text.contains(UPLOADED) => Sign::Alive,
         ScanPhase::Completed => Sign::Broke("no scanner ran".to_owned()),
         ScanPhase::Cancelled => Sign::Broke("the agent cancelled the scan".to_owned()),
     }
@@ -177,9 +193,9 @@ fn result_sign(command: &Command, scans: &[ScanFact]) -> Sign {
         let why = if failed.error.is_empty() { "the scan failed" } else { &failed.error };
         return Sign::Broke(why.to_owned());
     }
-    let names_it =
+    let fits =
         |s: &&&ScanFact| asked.profile_id.as_deref().is_none_or(|id| s.profile_name == id || s.profile_type == id);
-    match of_type.iter().find(names_it) {
+    match of_type.iter().find(fits) {
         Some(scan) => Sign::Done(format!("{} {} completed", scan.profile_type, scan.profile_name)),
         None => Sign::None,
     }

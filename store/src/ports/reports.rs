@@ -72,7 +72,7 @@ pub trait Reports: Send + Sync {
     /// The stored states.
     async fn integration_status(&self, host_id: Uuid) -> Result<Vec<StoredStatus>, StoreError>;
 
-    /// Stores scan results.
+    /// Stores scan results. What is stored already is a post made again, and moves nothing.
     async fn save_scans(&self, host_id: Uuid, scans: &[Value], deed: &Deed) -> Result<Vec<Applied>, StoreError>;
 
     /// The newest results of a host.

@@ -1,7 +1,7 @@
 //! Housekeeping.
 
 use async_trait::async_trait;
-use jobs::queue::Schedule;
+use jobs::{Queue, queue::Schedule};
 use sqlx::SqliteConnection;
 
 use super::{SqliteStore, queue, unavailable};
@@ -54,7 +54,7 @@ impl Maintenance for SqliteStore {
         }
         tx.commit().await.map_err(unavailable)?;
         if won {
-            self.bell.ring();
+            self.bell.ring(Queue::Maintenance);
         }
         Ok(won)
     }

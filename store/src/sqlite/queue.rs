@@ -67,7 +67,7 @@ impl SqliteStore {
 /// Tasks to push at the end of a transaction: commands by queue and second, each once, the oldest first.
 #[derive(Default)]
 pub(super) struct Tasks {
-    due: BTreeMap<(&'static str, u64), BTreeSet<Uuid>>,
+    due: BTreeMap<(Queue, u64), BTreeSet<Uuid>>,
     traces: Option<String>,
     now: i64,
 }
@@ -85,20 +85,23 @@ impl Tasks {
     pub fn add(&mut self, queue: Queue, id: Uuid, at: i64) {
         // What is due now is due at 0: the queue compares whole seconds of another clock.
         let second = if at <= self.now { 0 } else { u64::try_from(at.div_euclid(1000)).unwrap_or(0) };
-        self.due.entry((queue.name(), second)).or_default().insert(id);
+        self.due.entry((queue, second)).or_default().insert(id);
     }
 
-    /// Pushes them. True when one is due now: ring after the commit.
-    pub async fn push(self, tx: &mut Transaction<'_, Sqlite>) -> Result<bool, StoreError> {
-        let mut ring = false;
+    /// Pushes them. Answers the queues to ring for after the commit: those with a task that is due now.
+    pub async fn push(self, tx: &mut Transaction<'_, Sqlite>) -> Result<Vec<Queue>, StoreError> {
+        let mut ring = Vec::new();
         for ((queue, second), ids) in self.due {
-            ring |= second == 0 || second * 1000 <= u64::try_from(self.now).unwrap_or(0);
+            let due = second == 0 || second * 1000 <= u64::try_from(self.now).unwrap_or(0);
+            if due && !ring.contains(&queue) {
+                ring.push(queue);
+            }
             let ids: Vec<Uuid> = ids.into_iter().collect();
             let mut tasks = Vec::with_capacity(ids.len() / TASK_IDS_MAX + 1);
             for ids in ids.chunks(TASK_IDS_MAX) {
                 tasks.push(task(&DeliverTask { ids: ids.to_vec() }, second, self.traces.as_deref())?);
             }
-            apalis_sqlite::queries::push_tasks(&mut **tx, queue, &tasks)
+            apalis_sqlite::queries::push_tasks(&mut **tx, queue.name(), &tasks)
                 .await
                 .map_err(|e| StoreError::Unavailable(e.to_string()))?;
         }

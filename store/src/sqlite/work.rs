@@ -67,8 +67,8 @@ impl SqliteStore {
         let Work { mut tx, tasks, .. } = work;
         let ring = tasks.push(&mut tx).await?;
         tx.commit().await.map_err(unavailable)?;
-        if ring {
-            self.bell.ring();
+        for queue in ring {
+            self.bell.ring(queue);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::raw::{self, PATIENCE, Wire};
 use tokio::time::Instant;
 
-use super::{assert_refused, assert_says_when, knock_as};
+use super::{assert_refused, assert_says_when, http_ping, knock_as};
 use crate::harness::Server;
 
 /// A head has 30 s; the rest is for a busy machine.
@@ -27,7 +27,7 @@ async fn a_draining_server_refuses_newcomers_and_sends_the_others_away() {
     let refused = knock_as(&target, newcomer).await;
     assert_refused(&refused, 503, "The server is draining", "a newcomer");
     assert_says_when(&refused);
-    assert_eq!(internal::readyz(&server.internal_url()).await.unwrap(), 503);
+    assert_eq!(tests::internal::readyz(&server.internal_url()).await.unwrap(), 503);
     for mut socket in sockets {
         assert_eq!(socket.closed().await.unwrap(), Some(1001));
         let _ = socket.write(&raw::frame(raw::CLOSE, &1001_u16.to_be_bytes())).await;
@@ -47,14 +47,13 @@ async fn heads_that_drip_and_idle_connections_are_closed() {
     let mut drip = Wire::dial(&target, None).await.unwrap();
     let mut silent = Wire::dial(&target, None).await.unwrap();
     let mut idle = Wire::dial(&target, None).await.unwrap();
-    let headers = [[("Host", "patchbay.test"), ("Content-Length", "0")], raw::credentials(&host)].concat();
-    let reply = idle.call(&raw::request("POST", "/api/v1/hosts/ping", &headers, "")).await.unwrap();
-    assert_eq!(reply.status, 200);
+    assert_eq!(http_ping(&mut idle, raw::credentials(&host)).await.status, 200);
     let dripping = async {
         let deadline = Instant::now() + HEAD;
         for byte in &request {
             // The server may end it between two drops.
-            if drip.write(std::slice::from_ref(byte)).await.is_err() || drip.ended(Duration::from_secs(1)).await.is_ok() {
+            if drip.write(std::slice::from_ref(byte)).await.is_err() || drip.ended(Duration::from_secs(1)).await.is_ok()
+            {
                 return;
             }
             assert!(Instant::now() < deadline, "a head may drip for ever");

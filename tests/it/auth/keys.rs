@@ -2,8 +2,8 @@
 
 use tests::{
     credentials::Credentials,
-    log::sha256_hex,
     internal,
+    log::sha256_hex,
     raw::{self, Wire},
 };
 use tokio::time::{Duration, Instant, sleep};

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use tests::raw::{self, PATIENCE, Reply, Wire};
 
-use super::{PATH, assert_refused, assert_says_when, knock_as};
+use super::{PATH, assert_refused, assert_says_when, http_ping, knock_as};
 use crate::harness::Server;
 
 const TOO_MANY: &str = "Too many failed attempts";
@@ -37,8 +37,7 @@ async fn failures_are_counted_by_address_and_a_right_key_always_passes() {
     assert_eq!(from(&server, elsewhere, wrong, &[]).await.status, 401, "another address has its own");
     // HTTP calls fail into the same account.
     let mut wire = Wire::dial(&server.target(), Some(here)).await.unwrap();
-    let headers = [[("Host", "patchbay.test"), ("Content-Length", "0")], wrong].concat();
-    let reply = wire.call(&raw::request("POST", "/api/v1/hosts/ping", &headers, "")).await.unwrap();
+    let reply = http_ping(&mut wire, wrong).await;
     assert_eq!(reply.status, 429, "{reply:?}");
     // Behind a proxy the client's address counts, and only what the proxy itself wrote is believed.
     let proxy = Ipv4Addr::new(127, 9, 0, 1);

@@ -6,7 +6,7 @@ use tests::{
     raw::{self, Wire},
 };
 
-use super::{assert_refused, assert_says_when, knock, knock_as, status};
+use super::{assert_refused, assert_says_when, http_ping, knock, knock_as, status};
 use crate::{
     database::Database,
     harness::{PASSWORD, Server},
@@ -34,9 +34,8 @@ async fn a_store_that_fails_is_503_and_never_401() {
     // What needs no store still answers what it always did.
     assert_refused(&knock(&target, "", "").await, 401, "Missing or invalid credentials", "no credentials");
     assert_refused(&knock(&target, "a.b", "x").await, 401, "Invalid credentials", "an id that cannot be");
-    let headers = [[("Host", "patchbay.test"), ("Content-Length", "0")], raw::credentials(&hosts[1])].concat();
-    let reply = Wire::dial(&target, None).await.unwrap().call(&raw::request("POST", "/api/v1/hosts/ping", &headers, ""));
-    let reply = reply.await.unwrap();
+    let mut wire = Wire::dial(&target, None).await.unwrap();
+    let reply = http_ping(&mut wire, raw::credentials(&hosts[1])).await;
     assert_eq!(reply.status, 503, "{reply:?}");
     assert_says_when(&reply);
     let nobody = Admin::new(&server.url()).unwrap();
@@ -50,7 +49,7 @@ async fn a_store_that_fails_is_503_and_never_401() {
     }
     // A socket that is there stays, and the process is as ready as it was.
     connected.ping(b"undisturbed").await.unwrap();
-    assert_eq!(internal::readyz(&server.internal_url()).await.unwrap(), 200);
+    assert_eq!(tests::internal::readyz(&server.internal_url()).await.unwrap(), 200);
 
     database.run("ALTER TABLE hosts_away RENAME TO hosts; ALTER TABLE users_away RENAME TO users").await;
     Wire::agent(&target, &hosts[1]).await.unwrap().ping(b"as before").await.unwrap();

@@ -126,14 +126,17 @@ async fn every_spelling_of_an_agents_path_is_taken() {
     ];
     for (path, host) in paths.iter().zip(&hosts) {
         let mut wire = Wire::dial(&target, None).await.unwrap();
-        wire.upgrade(&raw::upgrade_request(path, &raw::credentials(host), &[])).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        wire.upgrade(&raw::upgrade_request(path, &raw::credentials(host), &[]))
+            .await
+            .unwrap_or_else(|e| panic!("{path}: {e}"));
         wire.greeting().await.unwrap();
         wire.ping(path.as_bytes()).await.unwrap();
     }
     // The calls of the same agents trim nothing (protocol 1.1).
     for path in ["/api/v1/hosts/ping", "//api/v1/hosts/ping", "/api/v2/hosts/ping", "/base/api/v1/hosts/ping"] {
         let mut wire = Wire::dial(&target, None).await.unwrap();
-        let headers = [[("Host", "patchbay.test")].as_slice(), &raw::credentials(&hosts[0]), &[("Content-Length", "0")]];
+        let headers =
+            [[("Host", "patchbay.test")].as_slice(), &raw::credentials(&hosts[0]), &[("Content-Length", "0")]];
         let reply = wire.call(&raw::request("POST", path, &headers.concat(), "")).await.unwrap();
         assert_eq!((reply.status, &reply.json()["message"]), (200, &"Ping successful".into()), "{path}: {reply:?}");
     }

@@ -2,7 +2,7 @@
 
 use tests::raw::{self, PATIENCE, Wire};
 
-use super::{assert_refused, knock_as, status};
+use super::{assert_refused, http_ping, knock_as, status};
 use crate::harness::Server;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,9 +45,8 @@ async fn a_removed_host_and_a_rotated_key_are_closed_at_once_and_refused_from_th
     assert_eq!(rotated.closed().await.unwrap(), Some(4401));
     assert_refused(&knock_as(&target, &hosts[1]).await, 401, "Invalid credentials", "an old key");
     // HTTP calls with it are refused just as well.
-    let headers = [[("Host", "patchbay.test"), ("Content-Length", "0")], raw::credentials(&hosts[1])].concat();
     let mut wire = Wire::dial(&target, None).await.unwrap();
-    let reply = wire.call(&raw::request("POST", "/api/v1/hosts/ping", &headers, "")).await.unwrap();
+    let reply = http_ping(&mut wire, raw::credentials(&hosts[1])).await;
     assert_eq!((reply.status, &reply.json()["error"]), (401, &"Invalid API credentials".into()));
     Wire::agent(&target, &fresh).await.unwrap().ping(b"the new key").await.unwrap();
 }

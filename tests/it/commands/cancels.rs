@@ -49,9 +49,11 @@ async fn a_running_scan_is_stopped_by_one_frame() {
 async fn what_was_not_sent_is_called_off_at_once_and_never_sent() {
     let mut scene = Scene::without_agents(1).await;
     let mut ids = Vec::new();
-    for (kind, payload) in
-        [("compliance_scan", Value::Null), ("report_now", Value::Null), ("settings_update", json!({"update_interval": 5}))]
-    {
+    for (kind, payload) in [
+        ("compliance_scan", Value::Null),
+        ("report_now", Value::Null),
+        ("settings_update", json!({"update_interval": 5})),
+    ] {
         let id = scene.ask(kind, 0, payload).await;
         scene.state(&id, "waiting").await;
         let answer = scene.cancel(&id).await;

@@ -44,10 +44,14 @@ struct Story<'a> {
     rows: Vec<&'a Value>,
 }
 
-/// Is this the frame of that row? What the payload leaves open is the host's own setting.
+/// Is this the frame of that row? What the payload leaves open is the host's own setting, and settings are what its owner
+/// wants when they are sent.
 pub fn is_frame_of(row: &Value, frame: &Value) -> bool {
-    frame["type"] == row["kind"]
-        && row["payload"].as_object().is_some_and(|asked| asked.iter().all(|(name, value)| frame[name] == *value))
+    frame["type"] == row["kind"] && (row["kind"] == "settings_update" || is_in(&row["payload"], frame))
+}
+
+fn is_in(payload: &Value, frame: &Value) -> bool {
+    payload.as_object().is_some_and(|asked| asked.iter().all(|(name, value)| frame[name] == *value))
 }
 
 /// `<name>_at` in milliseconds.
@@ -61,15 +65,24 @@ fn millis(event: &Event) -> i64 {
 }
 
 impl Story<'_> {
-    /// Each frame was asked for, and none came twice on one connection.
+    /// Each frame was asked for, belongs to an attempt, and none came twice on one connection.
     fn frames(&self, wrong: &mut Vec<String>) {
         let mut counts: BTreeMap<(u32, &str), (usize, Value)> = BTreeMap::new();
+        let mut of_kind: BTreeMap<&str, u64> = BTreeMap::new();
         for event in &self.events {
             if let What::Frame { kind, sha256, .. } = &event.what
                 && kind != "connected"
             {
                 let payload = event.payload().unwrap_or_default();
                 counts.entry((event.conn, sha256)).or_insert((0, payload)).0 += 1;
+                *of_kind.entry(kind).or_default() += 1;
+            }
+        }
+        for (kind, came) in of_kind.into_iter().filter(|(kind, _)| *kind != "compliance_scan_cancel") {
+            let rows = self.rows.iter().filter(|row| row["kind"] == kind);
+            let attempts: u64 = rows.filter_map(|row| row["attempt"].as_u64()).sum();
+            if came > attempts {
+                wrong.push(format!("{}: {came} frames of {kind} in {attempts} attempts", self.name));
             }
         }
         for ((conn, _), (count, frame)) in counts {
@@ -87,8 +100,9 @@ impl Story<'_> {
 
     fn claim(&self, row: &Value) -> Result<(), String> {
         let got = self.first(|event| event.payload().is_some_and(|frame| is_frame_of(row, &frame)));
-        let twins = self.rows.iter().filter(|other| other["kind"] == row["kind"] && other["payload"] == row["payload"]);
-        let alone = twins.count() == 1;
+        // Whether that frame can only have been this row's.
+        let frame = got.and_then(Event::payload);
+        let alone = frame.is_none_or(|f| self.rows.iter().filter(|other| is_frame_of(other, &f)).count() == 1);
         if let Some(delivered) = at(row, "delivered") {
             let got = got.ok_or("delivered, and never came")?;
             require(millis(got) <= delivered, "delivered before it came")?;

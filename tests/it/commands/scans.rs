@@ -128,8 +128,7 @@ async fn a_host_scans_one_thing_at_a_time_and_the_next_is_rung() {
         scene.state(&first, "running").await;
         let second = scene.ask("compliance_scan", host, json!({"profile_id": "level2_server"})).await;
         // The same again is the one that runs.
-        let again =
-            scene.post("compliance_scan", &[host], &json!({"payload": {"profile_id": "level1_server"}})).await;
+        let again = scene.post("compliance_scan", &[host], &json!({"payload": {"profile_id": "level1_server"}})).await;
         assert_eq!((&again.body["count"], &again.body["coalesced"]), (&json!(0), &json!(1)), "{}", again.body);
         assert_eq!(again.body["commands"][0]["id"], first.as_str());
         let row = scene.row(&second).await;

@@ -37,7 +37,8 @@ async fn an_interval_is_normalised_kept_told_and_applied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_interval_is_refused_and_changes_nothing() {
     let scene = Scene::without_agents(1).await;
-    for payload in [json!({}), json!({"update_interval": "30"}), json!({"update_interval": 0}), json!({"interval": 5})] {
+    for payload in [json!({}), json!({"update_interval": "30"}), json!({"update_interval": 0}), json!({"interval": 5})]
+    {
         let answer = scene.post("settings_update", &[0], &json!({ "payload": payload })).await;
         assert_eq!(answer.status, 400, "{payload}: {}", answer.body);
         assert!(answer.body["error"].is_string());

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use jobs::{Event, Kind, State, life::SAFETY_MS, queue::TASK_IDS_MAX};
+use jobs::{Event, Kind, Queue, State, life::SAFETY_MS, queue::TASK_IDS_MAX};
 use serde_json::json;
 use store::{Bell, Created, NewBatch, NotCreated, Target};
 use tokio::time::timeout;
@@ -137,7 +137,8 @@ async fn a_scan_goes_to_its_own_queue(world: World) {
 
 /// Waits until the bell rings more often than `seen`.
 async fn ring(bell: Arc<Bell>, mut seen: u64) {
-    let rung = poll_fn(|cx| if bell.poll(&mut seen, cx) { Poll::Ready(()) } else { Poll::Pending });
+    let rung =
+        poll_fn(|cx| if bell.poll(Queue::AgentCommands, &mut seen, cx) { Poll::Ready(()) } else { Poll::Pending });
     timeout(Duration::from_secs(20), rung).await.expect("it did not ring");
 }
 
@@ -145,7 +146,7 @@ async fn the_bell_rings_when_the_row_can_be_read(world: World) {
     let host = world.host().await;
     let bell = world.store.bell().clone();
     let listener = tokio::spawn({
-        let (store, seen) = (world.store.clone(), bell.rings());
+        let (store, seen) = (world.store.clone(), bell.rings_for(Queue::AgentCommands));
         async move {
             ring(bell, seen).await;
             store.counts().await.unwrap()

@@ -56,7 +56,7 @@ pub fn started() -> Deed {
 }
 
 fn phase(phase: ScanPhase, text: &str) -> Deed {
-    Deed::ScanPhase { phase, host_ms: None, text: text.to_owned() }
+    Deed::ScanPhase { phase, host_ms: None, profile: String::new(), text: text.to_owned() }
 }
 
 /// Results of an OpenSCAP scan.

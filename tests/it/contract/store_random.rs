@@ -67,7 +67,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         Just(Deed::Report),
         Just(Deed::IntegrationStatus { integration: "docker".to_owned(), status: "ready".to_owned() }),
-        phase.prop_map(|phase| Deed::ScanPhase { phase, host_ms: None, text: String::new() }),
+        phase.prop_map(|phase| Deed::ScanPhase { phase, host_ms: None, profile: String::new(), text: String::new() }),
         Just(results("completed")),
         Just(results("failed")),
     ]

@@ -55,8 +55,7 @@ async fn dies_at(point: &'static str, ways: [Way; 2], left: Left) {
 async fn play(point: &str, way: Way, left: &Left) {
     let cancels = way.end == "cancelled";
     let scan = Duration::from_millis(if cancels { 60_000 } else { 1_200 });
-    let recipe =
-        Recipe { start: Start::Quiet, scan: Some(scan), ..Recipe::fast(Generations::All(way.generation)) };
+    let recipe = Recipe { start: Start::Quiet, scan: Some(scan), ..Recipe::fast(Generations::All(way.generation)) };
     let server = Server::start_with(&[("PATCHBAY_FAILPOINT", point)]).await;
     let mut scene = scene_on(server, &recipe, 1).await;
     let payload = if way.kind == "settings_update" { json!({"update_interval": 15}) } else { json!({}) };

@@ -136,8 +136,15 @@ async fn death(scene: &mut Scene, dice: &mut StdRng, armed: &mut Option<String>,
     let how = match armed.take() {
         None => {
             sleep(Duration::from_millis(dice.random_range(200..1_800))).await;
-            scene.server.kill();
-            "at random".to_owned()
+            if dice.random_bool(0.25) && scene.server.exit_status().is_none() {
+                scene.server.ready(PATIENCE).await;
+                let status = scene.server.stop(PATIENCE).await;
+                assert_eq!(status.code(), Some(0), "SIGTERM: {status}");
+                "in order".to_owned()
+            } else {
+                scene.server.kill();
+                "at random".to_owned()
+            }
         }
         Some(point) => match timeout(Duration::from_secs(6), scene.server.wait_exit(PATIENCE)).await {
             Ok(status) => {
@@ -198,7 +205,14 @@ async fn nothing_is_lost_or_done_twice_when_the_server_dies_again_and_again() {
     assert_eq!((taken.len(), ids.len()), (asked, asked), "one row for each request, retries or not");
     assert!(taken.iter().all(|id| ids.contains(&id.as_str())), "accepted and lost");
     drop(taken);
+    for host in &scene.hosts {
+        let wanted = scene.admin.get(&format!("/hosts/{}", host.id)).await.unwrap().ok().unwrap();
+        let applied = scene.fleet.agent(&host.api_id).unwrap().update_interval();
+        assert_eq!(wanted["update_interval"], applied, "{}", host.name);
+    }
     scene.assert_claims().await;
+    let hasty = scene.server.logs().into_iter().find(|line| line.contains("did not end in time"));
+    assert_eq!(hasty, None, "a stop in order left deliveries behind");
 }
 
 /// Waits until all rows are final. One whose host has given up to tell its deed stays open until its silence is over:
@@ -253,7 +267,14 @@ fn table(rows: &[Value], scene: &Scene, deaths: &[String], asked: usize) {
     for ((kind, state), n) in &states {
         println!("  {kind:<28} {state:<12} {n:>4}");
     }
-    println!("{:<30} {:>4}", "sent more than once", rows.iter().filter(|row| row["attempt"].as_u64() > Some(1)).count());
+    for row in rows.iter().filter(|row| row["state"] == "failed" || row["state"] == "unconfirmed") {
+        println!("  {} by {}: {}", row["state"], row["evidence"]["deed"], row["error"]);
+    }
+    println!(
+        "{:<30} {:>4}",
+        "sent more than once",
+        rows.iter().filter(|row| row["attempt"].as_u64() > Some(1)).count()
+    );
     for (kind, n) in &counts.frames_by_type {
         println!("  frames of {kind:<28} {n:>4}");
     }

@@ -18,11 +18,7 @@ pub enum Deed {
     /// Writes this.
     Send(Vec<u8>),
     /// Pings, with something around it.
-    Ping {
-        before: Vec<u8>,
-        payload: Vec<u8>,
-        after: Vec<u8>,
-    },
+    Ping { before: Vec<u8>, payload: Vec<u8>, after: Vec<u8> },
     /// Ends its side.
     Fin,
     /// Is gone, with RST.
@@ -78,9 +74,7 @@ pub const DEEDS: &[(&str, Variants)] = &[
     ("empty text", || sends([frame(TEXT, b"")])),
     ("binary frame", || sends([frame(BINARY, br#"{"type":"hello"}"#), frame(BINARY, b"\xff\x00"), frame(BINARY, b"")])),
     ("ping", || pings([b"".to_vec(), b"12345678".to_vec(), vec![b'x'; 125]])),
-    ("pong without a ping", || {
-        sends([frame(PONG, b""), frame(PONG, &u64::MAX.to_be_bytes()), frame(PONG, &[7; 125])])
-    }),
+    ("pong without a ping", || sends([frame(PONG, b""), frame(PONG, &u64::MAX.to_be_bytes()), frame(PONG, &[7; 125])])),
     ("ping between fragments", || {
         let (before, after) = (frame(OPEN_TEXT, br#"{"type":"#), frame(LAST, br#""hello"}"#));
         vec![Deed::Ping { before, payload: b"between".to_vec(), after }]

@@ -8,10 +8,7 @@ use tests::{
     raw::{self, PATIENCE, Wire},
 };
 
-use crate::{
-    database::Database,
-    harness::Server,
-};
+use crate::{database::Database, harness::Server};
 
 /// bcrypt, cost 13, of [`SLOW_KEY`]: half a second of work, and again each time, since a key that is not 64 hex digits
 /// has no digest.
