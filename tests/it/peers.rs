@@ -110,9 +110,12 @@ impl Play {
             }
             Gets::Close(code) => {
                 ensure!(wire.closed().await? == Some(code), "another close code");
-                // Some have closed already, and some are no longer read.
-                let _ = wire.write(&raw::frame(raw::CLOSE, &code.to_be_bytes())).await;
-                wire.ended(PATIENCE).await?;
+                // Who has not closed does so now; nobody is cut off.
+                if !matches!(deed, Deed::Send(bytes) if bytes[0] == raw::CLOSE) {
+                    let _ = wire.write(&raw::frame(raw::CLOSE, &code.to_be_bytes())).await;
+                }
+                ensure!(wire.ended(PATIENCE).await?, "a reset, which may overtake the close frame");
+                drop(wire);
                 if let Some(mut newer) = newer {
                     newer.ping(b"the newest").await?;
                     return self.presence(true).await;

@@ -237,11 +237,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(frame.close_code())
     }
 
-    /// Waits until the other side has ended the connection, whatever it sends before.
-    pub async fn ended(&mut self, patience: Duration) -> anyhow::Result<()> {
+    /// Waits until the other side has ended the connection, whatever it sends before. True after FIN, false after RST.
+    pub async fn ended(&mut self, patience: Duration) -> anyhow::Result<bool> {
         let end = async {
             let mut scrap = [0; 4096];
-            while !matches!(self.stream.read(&mut scrap).await, Ok(0) | Err(_)) {}
+            loop {
+                match self.stream.read(&mut scrap).await {
+                    Ok(0) => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
         };
         timeout(patience, end).await.context("the connection is still open")
     }

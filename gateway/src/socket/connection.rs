@@ -97,6 +97,14 @@ impl Out {
     }
 }
 
+/// What may still come of the peer at the end: anything and its close frame at last, nothing, nothing that makes sense.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Talks,
+    Closed,
+    Broke,
+}
+
 enum Io {
     Incoming(Incoming),
     Broken(ReadError),
@@ -120,7 +128,7 @@ where
     let mut out = Out::default();
     let mut timer = pin!(sleep_until(session.next_tick()));
     let mut leaving = pin!(leave(app));
-    let mut closing = None;
+    let (mut closing, mut peer) = (None, Peer::Talks);
     loop {
         let now = Now { instant: Instant::now(), wall_ms: app.store.clock().now_ms() };
         if let Some(ended) = perform(app, &mut out, &mut effects, now.instant) {
@@ -140,11 +148,17 @@ where
             }
             io = io(stream, &mut reader, &mut out) => match io {
                 Io::Incoming(incoming) => {
+                    if matches!(incoming, Incoming::Close(_)) {
+                        peer = Peer::Closed;
+                    }
                     app.metrics.frame_in(name(&incoming));
                     session.on_frame(incoming, seen(app), &mut effects);
                 }
                 Io::Broken(error) => match broken(&error) {
-                    Some(close) => effects.push(close),
+                    Some(close) => {
+                        peer = Peer::Broke;
+                        effects.push(close);
+                    }
                     None => break,
                 },
                 Io::Drained => {}
@@ -167,7 +181,7 @@ where
     perform(app, &mut Out::default(), &mut effects, Instant::now());
     let ended = closing.unwrap_or(DROPPED);
     if closing.is_some() && !out.is_empty() {
-        let _ = tokio::time::timeout(CLOSE_WAIT, say_goodbye(stream, &mut reader, &mut out)).await;
+        let _ = tokio::time::timeout(CLOSE_WAIT, say_goodbye(stream, &mut reader, &mut out, peer)).await;
     }
     ended
 }
@@ -244,18 +258,27 @@ async fn io<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reader: &mut Read
     .await
 }
 
-/// Writes the close frame out, then waits for the peer's, reading nothing else of it.
-async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reader: &mut Reader, out: &mut Out) {
+/// Writes the close frame out, hears the peer's unless it has come, and ends our side.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    reader: &mut Reader,
+    out: &mut Out,
+    mut peer: Peer,
+) {
     if poll_fn(|cx| out.poll(stream, cx)).await.is_err() {
         return;
     }
-    loop {
+    while peer == Peer::Talks {
         match poll_fn(|cx| reader.poll_next(stream, cx)).await {
-            Ok(Incoming::Close(_)) | Err(_) => break,
+            Ok(Incoming::Close(_)) | Err(ReadError::Eof | ReadError::Io(_)) => peer = Peer::Closed,
+            Err(ReadError::Protocol { .. }) => peer = Peer::Broke,
             Ok(_) => {}
         }
     }
     let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
+    if peer == Peer::Broke {
+        poll_fn(|cx| Reader::poll_discard(stream, cx)).await;
+    }
 }
 
 fn broken(error: &ReadError) -> Option<Effect> {

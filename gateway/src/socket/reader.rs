@@ -113,6 +113,19 @@ impl Reader {
         }
     }
 
+    /// Reads away what still comes, to the end. Closing over bytes that nobody has read resets the connection, and a reset
+    /// may overtake the close frame.
+    pub fn poll_discard<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut chunk = [0; CHUNK];
+            let mut buf = ReadBuf::new(&mut chunk);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     fn parse(&mut self) -> Result<Option<Incoming>, ReadError> {
         let Some(head) = self.head()? else {
             return Ok(None);

@@ -224,11 +224,13 @@ pub(super) async fn observe(work: &mut Work, host_id: Uuid, deeds: &[Deed]) -> R
     }
     let mut applied = Vec::new();
     for (mut command, host) in rows {
-        let mut changed = None;
+        let mut changed: Option<Applied> = None;
         for deed in deeds {
-            let done = work.step(command, host.clone(), &Event::Observe(deed));
+            let mut done = work.step(command, host.clone(), &Event::Observe(deed));
             command = done.command.clone();
             if done.step.changed {
+                // One that a deed has moved and the next only touched has moved.
+                done.step.moved |= changed.is_some_and(|before| before.step.moved);
                 changed = Some(done);
             }
         }

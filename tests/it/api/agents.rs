@@ -1,7 +1,10 @@
 //! The HTTP calls of agents: limits and refusals (protocol 3).
 
 use serde_json::json;
-use tests::raw::{self, Wire};
+use tests::{
+    credentials::Credentials,
+    raw::{self, Wire},
+};
 
 use super::{agent_call, agent_post, assert_secrets_kept, start, token};
 
@@ -98,30 +101,33 @@ async fn scans_are_taken_ten_times_a_minute_and_in_both_forms() {
     let (status, answer) = agent_call(&server, &hosts[2], "POST", "/compliance/scans", b"{".to_vec()).await;
     assert_eq!((status, answer["error"].is_string()), (400, true), "{answer}");
 
-    let scan = json!({"profile_name": "level1_server", "profile_type": "openscap", "status": "completed", "score": 71.5,
-        "total_rules": 2, "passed": 1, "failed": 1, "started_at": "2026-01-01T00:00:00Z",
-        "results": [{"rule_ref": "r1", "title": "t", "status": "pass"}, {"rule_ref": "r2", "title": "t", "status": "fail"}]});
-    let body = json!({"scans": [scan], "hostname": "h", "agent_version": "2.1.4"});
+    let scan = |second: u32| {
+        json!({"profile_name": "level1_server", "profile_type": "openscap", "status": "completed", "score": 71.5,
+            "total_rules": 2, "passed": 1, "failed": 1, "started_at": format!("2026-01-01T00:00:{second:02}Z"),
+            "results": [{"rule_ref": "r1", "title": "t", "status": "pass"}, {"rule_ref": "r2", "title": "t", "status": "fail"}]})
+    };
+    let body = |second| json!({"scans": [scan(second)], "hostname": "h", "agent_version": "2.1.4"});
     for n in 1..=10 {
-        let (status, answer) = agent_post(&server, &hosts[0], "/compliance/scans", &body).await;
+        // The last one is the one before once more: its answer got lost, for all the agent knows.
+        let (status, answer) = agent_post(&server, &hosts[0], "/compliance/scans", &body(n.min(9))).await;
         assert_eq!(status, 200, "{n}: {answer}");
         assert_eq!(answer, json!({"message": "Scan results saved successfully", "scans_received": 1}));
     }
-    let (status, answer) = agent_post(&server, &hosts[0], "/compliance/scans", &body).await;
+    let (status, answer) = agent_post(&server, &hosts[0], "/compliance/scans", &body(11)).await;
     assert_eq!((status, &answer["error"]), (429, &"Too many scan submissions, please try again later".into()));
     // Each host has its own ten, and the old form, one result without a list, is taken too.
-    let (status, answer) = agent_post(&server, &hosts[1], "/compliance/scans", &scan).await;
+    let (status, answer) = agent_post(&server, &hosts[1], "/compliance/scans", &scan(1)).await;
     assert_eq!((status, &answer["scans_received"]), (200, &1.into()), "{answer}");
-    let stored = admin.get(&format!("/hosts/{}/scans?limit=3", hosts[0].id)).await.unwrap().ok().unwrap();
-    let items = stored["items"].as_array().unwrap();
-    assert_eq!(items.len(), 3);
-    for item in items.iter().chain(
-        admin.get(&format!("/hosts/{}/scans", hosts[1].id)).await.unwrap().ok().unwrap()["items"].as_array().unwrap(),
-    ) {
-        assert_eq!(
-            (&item["profile_name"], &item["status"], &item["score"]),
-            (&"level1_server".into(), &"completed".into(), &json!(71.5))
-        );
+    let stored = |host: &Credentials, limit: u32| {
+        let (admin, path) = (admin.clone(), format!("/hosts/{}/scans?limit={limit}", host.id));
+        async move { admin.get(&path).await.unwrap().ok().unwrap()["items"].as_array().unwrap().clone() }
+    };
+    assert_eq!(stored(&hosts[0], 3).await.len(), 3);
+    let items = [stored(&hosts[0], 100).await, stored(&hosts[1], 100).await].concat();
+    assert_eq!(items.len(), 9 + 1);
+    for item in items {
+        let shown = (&item["profile_name"], &item["status"], &item["score"]);
+        assert_eq!(shown, (&"level1_server".into(), &"completed".into(), &json!(71.5)));
         assert_eq!(item["body"]["results"].as_array().unwrap().len(), 2, "{item}");
     }
     assert_secrets_kept(&server, &[&hosts[0].api_key, token(&admin)]);

@@ -25,7 +25,7 @@ async fn a_cookie_changes_something_only_from_a_page_of_ours() {
     let other_port = own.replace(":3001", ":3002");
     let with_cookie = ("cookie", cookie.as_str());
     let with_bearer = ("authorization", bearer.as_str());
-    let cases: Vec<(&str, Vec<(&str, &str)>, u16)> = vec![
+    let cases = [
         ("no-origin", vec![with_cookie], 403),
         ("foreign", vec![with_cookie, ("origin", "https://evil.example")], 403),
         ("null", vec![with_cookie, ("origin", "null")], 403),

@@ -66,8 +66,8 @@ const PHASES: [&str; 5] = ["started", "evaluating", "parsing", "sending", "compl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_sees_each_phase_and_each_move_in_order() {
-    const HOSTS: usize = 8;
-    let scene = Scene::start(&quiet_scanning(Duration::from_millis(500)), HOSTS).await;
+    const HOSTS: usize = 40;
+    let scene = Scene::start(&quiet_scanning(Duration::from_millis(800)), HOSTS).await;
     let mut all = Listener::to(&scene, "").await;
     let mut one = Listener::to(&scene, &format!("?host_id={}&types=command,scan_progress", scene.hosts[3].id)).await;
     let everybody: Vec<usize> = (0..HOSTS).collect();

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use jobs::{Event, Kind, State};
-use schemas::message::{CommandReply, Part};
+use jobs::{Deed, Event, Kind, State};
+use schemas::{
+    agent::ScanPhase,
+    message::{CommandReply, Part},
+    scan::{ScanFact, ScanStatus},
+};
 use serde_json::{Value, json};
-use store::Commands;
+use store::{Commands, Reports};
 use tests::{
     agent::{AgentConfig, Start},
     credentials::Credentials,
@@ -72,6 +76,51 @@ async fn a_deed_before_our_own_write_counts_if_the_frame_was_written_and_is_forg
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_posted_again_does_not_end_the_next_scan() {
+    let mut house = House::new().await;
+    house.open_gateway("127.0.0.1:0").await;
+    let (host, deliverer) = (house.host("web").await, house.deliverer());
+    let (mut holder, epoch) = (house.holder(&host).await, house.connect(&host).await);
+    let mut send = async |payload, reply| {
+        let id = house.command(Kind::ComplianceScan, &host, payload).await;
+        let answer = async { holder.asked().await.answer(reply).await };
+        tokio::join!(deliverer.deliver(std::slice::from_ref(&id)), answer).0.unwrap();
+        id
+    };
+    let first = send(json!({"profile_id": "level1_server"}), CommandReply::Delivered { epoch }).await;
+    let results = result();
+    post(&house, &host, "compliance/scans", &results).await;
+    assert_eq!(house.row(first).await.state, State::Succeeded);
+    // The answer got lost on its way, so the agent posts it once more; meanwhile the next scan is out, and not proved read.
+    let second = send(json!({"profile_type": "openscap"}), CommandReply::Sent { epoch }).await;
+    post(&house, &host, "compliance/scans", &results).await;
+    let row = house.row(second).await;
+    assert_eq!((row.state, row.notes.results_seen), (State::Sent, false));
+    assert_eq!(house.store.scans(row.host_id, 10).await.unwrap().len(), 1);
+    post(&house, &host, "compliance/scans", &result()).await;
+    assert_eq!(house.row(second).await.state, State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_told_though_the_next_sign_of_the_same_batch_moves_nothing() {
+    let house = House::new().await;
+    let (host, deliverer) = (house.host("web").await, house.deliverer());
+    let (mut holder, epoch) = (house.holder(&host).await, house.connect(&host).await);
+    let id = house.command(Kind::ComplianceScan, &host, Value::Null).await;
+    let answer = async { holder.asked().await.answer(CommandReply::Delivered { epoch }).await };
+    tokio::join!(deliverer.deliver(std::slice::from_ref(&id)), answer).0.unwrap();
+    let deeds = [ScanPhase::Started, ScanPhase::Evaluating].map(|phase| Deed::ScanPhase {
+        phase,
+        host_ms: None,
+        profile: "default".into(),
+        text: String::new(),
+    });
+    let applied = house.store.observe(house.row(id).await.host_id, &deeds).await.unwrap();
+    assert_eq!(applied.len(), 1);
+    assert_eq!((applied[0].command.state, applied[0].step.moved), (State::Running, true));
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Meanwhile {
     Cancelled,
@@ -118,11 +167,11 @@ async fn a_cancel_while_sending_is_decided_by_what_became_of_the_frame() {
         let row = house.row(sent).await;
         assert!(!row.is_final() && row.cancel_requested_at.is_some(), "{row:?}");
         // What the agent then posts, after our cancel, is the end.
-        let deed = jobs::Deed::ScanResults {
-            scans: vec![schemas::scan::ScanFact {
+        let deed = Deed::ScanResults {
+            scans: vec![ScanFact {
                 profile_type: "openscap".into(),
                 profile_name: "level1_server".into(),
-                status: schemas::scan::ScanStatus::Failed,
+                status: ScanStatus::Failed,
                 started_at_ms: None,
                 error: "scan cancelled or timed out: context canceled".into(),
             }],

@@ -1,6 +1,6 @@
 //! The parts of a server in this process, wired as the binary wires them, and the places where a test can stand between.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bus::{Bus, BusError, BusStatus, MemoryBus, Replies, Subscribe, Subscription};
@@ -42,12 +42,13 @@ pub struct Tapped {
     /// The subjects asked, with what was asked for commands.
     pub asked: Mutex<Vec<CommandRequest>>,
     /// Publications to these subjects get lost.
-    pub lose: Mutex<Option<fn(&str) -> bool>>,
+    pub lose: Mutex<Option<Subjects>>,
     /// Makes the next question find nobody, once this has been done.
-    pub nobody: Mutex<Option<Box<dyn FnOnce() -> BoxFuture + Send>>>,
+    pub nobody: Mutex<Option<Meanwhile>>,
 }
 
-type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+type Subjects = fn(&str) -> bool;
+type Meanwhile = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Tapped {
     pub fn set_away(&self, away: bool) {

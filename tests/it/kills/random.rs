@@ -201,10 +201,9 @@ async fn nothing_is_lost_or_done_twice_when_the_server_dies_again_and_again() {
     let rows = settled(&mut scene).await;
     table(&rows, &scene, &deaths, asked);
     let ids: Vec<_> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
-    let taken = taken.lock();
+    let taken = taken.lock().clone();
     assert_eq!((taken.len(), ids.len()), (asked, asked), "one row for each request, retries or not");
     assert!(taken.iter().all(|id| ids.contains(&id.as_str())), "accepted and lost");
-    drop(taken);
     for host in &scene.hosts {
         let wanted = scene.admin.get(&format!("/hosts/{}", host.id)).await.unwrap().ok().unwrap();
         let applied = scene.fleet.agent(&host.api_id).unwrap().update_interval();
@@ -234,7 +233,7 @@ async fn settled(scene: &mut Scene) -> Vec<Value> {
             let host = scene.hosts.iter().find(|host| host.id == row["host_id"].as_str().unwrap()).unwrap();
             silent.contains(host.api_id.as_str())
         };
-        if open.iter().all(|row| excused(row)) && moved.elapsed() > Duration::from_secs(5) {
+        if open.iter().all(excused) && moved.elapsed() > Duration::from_secs(5) {
             break;
         }
         assert!(Instant::now() < deadline, "open, though their hosts told all: {open:?}\n{}", scene.fleet.counts());

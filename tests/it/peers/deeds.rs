@@ -80,7 +80,7 @@ pub const DEEDS: &[(&str, Variants)] = &[
         vec![Deed::Ping { before, payload: b"between".to_vec(), after }]
     }),
     ("message of 128 KiB in fragments", || sends([fragments(&padded(LIMIT))])),
-    ("message over 128 KiB at once", || sends([frame(TEXT, &padded(LIMIT + 1)), frame(BINARY, &vec![0; LIMIT * 4])])),
+    ("message over 128 KiB at once", || sends([frame(TEXT, &padded(LIMIT + 1)), frame(BINARY, &vec![0; LIMIT * 64])])),
     ("message over 128 KiB in fragments", || sends([fragments(&padded(LIMIT + 1))])),
     ("announced length over the limit", || {
         sends([

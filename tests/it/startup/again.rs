@@ -61,7 +61,8 @@ async fn after_sigkill_nobody_is_shown_as_connected_and_all_is_there() {
     server.restart().await;
     assert_eq!(admin.get("/ws/status/summary").await.unwrap().body["connected"], 0);
     assert_eq!(admin.get("/hosts?connected=true").await.unwrap().body["items"], serde_json::json!([]));
-    Wire::agent(&server.target(), &hosts[0]).await.unwrap().ping(b"again").await.unwrap();
+    let mut again = Wire::agent(&server.target(), &hosts[0]).await.unwrap();
+    again.ping(b"again").await.unwrap();
     assert_eq!(admin.get("/ws/status/summary").await.unwrap().body["connected"], 1);
 }
 
