@@ -114,6 +114,25 @@ impl Facts {
     }
 }
 
+/// Events for commands, each command at most once a turn.
+#[derive(Default)]
+struct Moves {
+    turns: Vec<Vec<(Uuid, Event<'static>)>>,
+    in_turn: HashSet<Uuid>,
+}
+
+impl Moves {
+    fn add(&mut self, id: Uuid, event: Event<'static>) {
+        match self.turns.last_mut() {
+            Some(turn) if self.in_turn.insert(id) => turn.push((id, event)),
+            _ => {
+                self.in_turn = HashSet::from([id]);
+                self.turns.push(vec![(id, event)]);
+            }
+        }
+    }
+}
+
 struct Writer {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
@@ -138,28 +157,16 @@ impl Writer {
         }
     }
 
+    /// Proofs first, losses last: a scan that told of itself before its connection ended is not lost.
     async fn write(&self, facts: &mut Vec<Fact>) {
         self.tell_progress(facts).await;
-        let mut moves: Vec<(Uuid, Event<'static>)> = Vec::new();
-        let mut in_moves = HashSet::new();
+        let (mut proved, mut lost) = (Moves::default(), Moves::default());
         let mut flushes = Vec::new();
         let mut deeds: Vec<(Uuid, Vec<Deed>)> = Vec::new();
         for fact in facts.drain(..) {
             match fact {
-                Fact::Proved { id, attempt, epoch } => {
-                    if !in_moves.insert(id) {
-                        self.apply(&std::mem::take(&mut moves)).await;
-                        in_moves = HashSet::from([id]);
-                    }
-                    moves.push((id, Event::Proved { attempt, epoch }));
-                }
-                Fact::Lost { id, attempt } => {
-                    if !in_moves.insert(id) {
-                        self.apply(&std::mem::take(&mut moves)).await;
-                        in_moves = HashSet::from([id]);
-                    }
-                    moves.push((id, Event::Lost { attempt }));
-                }
+                Fact::Proved { id, attempt, epoch } => proved.add(id, Event::Proved { attempt, epoch }),
+                Fact::Lost { id, attempt } => lost.add(id, Event::Lost { attempt }),
                 Fact::Progress { host_id, deed, .. } => match deeds.iter_mut().find(|(id, _)| *id == host_id) {
                     Some((_, of_host)) => of_host.push(*deed),
                     None => deeds.push((host_id, vec![*deed])),
@@ -167,19 +174,20 @@ impl Writer {
                 Fact::Flush(done) => flushes.push(done),
             }
         }
-        self.apply(&moves).await;
+        self.apply(proved).await;
         for (host_id, of_host) in deeds {
             let stored = self.persist(|| self.store.observe(host_id, &of_host)).await;
             announce_on(self.bus.as_ref(), &stored).await;
         }
+        self.apply(lost).await;
         for done in flushes {
             let _ = done.send(());
         }
     }
 
-    async fn apply(&self, moves: &[(Uuid, Event<'static>)]) {
-        if !moves.is_empty() {
-            let stored = self.persist(|| self.store.apply(moves)).await;
+    async fn apply(&self, moves: Moves) {
+        for turn in moves.turns {
+            let stored = self.persist(|| self.store.apply(&turn)).await;
             announce_on(self.bus.as_ref(), &stored).await;
         }
     }

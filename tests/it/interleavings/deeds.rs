@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gateway::facts::{Fact, Facts};
 use jobs::{Deed, Event, Kind, State};
 use schemas::{
     agent::ScanPhase,
@@ -16,6 +17,7 @@ use tests::{
     generation::Generation,
     misbehaviour::Misbehaviour,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::house::{House, PATIENCE};
@@ -31,6 +33,10 @@ async fn post(house: &House, host: &Credentials, path: &str, body: &Value) {
 fn report() -> Value {
     json!({"packages": [], "repositories": [], "osType": "debian", "osVersion": "13", "hostname": "web",
         "ip": "192.0.2.1", "architecture": "amd64", "agentVersion": "2.1.4", "machineId": "m"})
+}
+
+fn phase(phase: ScanPhase) -> Deed {
+    Deed::ScanPhase { phase, host_ms: None, profile: "default".into(), text: String::new() }
 }
 
 /// Each scan's is another: the same once more would be a post made again.
@@ -110,15 +116,36 @@ async fn a_move_is_told_though_the_next_sign_of_the_same_batch_moves_nothing() {
     let id = house.command(Kind::ComplianceScan, &host, Value::Null).await;
     let answer = async { holder.asked().await.answer(CommandReply::Delivered { epoch }).await };
     tokio::join!(deliverer.deliver(std::slice::from_ref(&id)), answer).0.unwrap();
-    let deeds = [ScanPhase::Started, ScanPhase::Evaluating].map(|phase| Deed::ScanPhase {
-        phase,
-        host_ms: None,
-        profile: "default".into(),
-        text: String::new(),
-    });
+    let deeds = [ScanPhase::Started, ScanPhase::Evaluating].map(phase);
     let applied = house.store.observe(house.row(id).await.host_id, &deeds).await.unwrap();
     assert_eq!(applied.len(), 1);
     assert_eq!((applied[0].command.state, applied[0].step.moved), (State::Running, true));
+}
+
+/// On one thread, so that the facts' writer finds both at once.
+#[tokio::test]
+async fn a_scan_that_told_of_itself_before_its_connection_was_lost_is_not_lost() {
+    let house = House::new().await;
+    let (host, deliverer) = (house.host("web").await, house.deliverer());
+    let (mut holder, epoch) = (house.holder(&host).await, house.connect(&host).await);
+    let id = house.command(Kind::ComplianceScan, &host, Value::Null).await;
+    let answer = async { holder.asked().await.answer(CommandReply::Sent { epoch }).await };
+    tokio::join!(deliverer.deliver(std::slice::from_ref(&id)), answer).0.unwrap();
+    let row = house.row(id).await;
+    assert_eq!(row.state, State::Sent);
+
+    let tasks = TaskTracker::new();
+    let facts = Facts::start(house.store.clone(), house.bus.clone(), &tasks, CancellationToken::new());
+    let progress = json!({"type": "compliance_scan_progress", "phase": "started", "profile_name": "default"});
+    facts.record(Fact::Progress {
+        host_id: row.host_id,
+        progress: serde_json::from_value(progress).unwrap(),
+        deed: Box::new(phase(ScanPhase::Started)),
+    });
+    facts.record(Fact::Lost { id, attempt: row.attempt });
+    facts.flush().await;
+    let row = house.row(id).await;
+    assert_eq!((row.state, row.losses), (State::Running, 0));
 }
 
 #[derive(Clone, Copy, PartialEq)]
