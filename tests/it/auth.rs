@@ -41,6 +41,7 @@ fn assert_refused(reply: &Reply, status: u16, error: &str, what: &str) {
     let shown = (reply.status, reply.json()["error"].as_str().unwrap_or_default().to_owned());
     assert_eq!(shown, (status, error.to_owned()), "{what}: {}", String::from_utf8_lossy(&reply.body));
     assert_eq!(reply.header("connection").map(str::to_ascii_lowercase).as_deref(), Some("close"), "{what}");
+    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{what}");
     assert!(reply.header("content-type").is_some_and(|kind| kind.starts_with("application/json")), "{what}");
 }
 

@@ -58,14 +58,19 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
     let route = response.extensions().get::<Served>().map_or("none", |served| served.0);
     app.metrics.http_request(method, route, response.status().as_u16(), began.elapsed());
     let headers = response.headers_mut();
-    for (name, value) in HEADERS {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
+    harden(headers);
     if secure {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     headers.insert(REQUEST_ID, id);
     response
+}
+
+/// Adds the headers that every answer has, whoever asked: a browser can send what only agents are meant to.
+pub fn harden(headers: &mut HeaderMap) {
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 /// The client's id where it is one, else a new one.

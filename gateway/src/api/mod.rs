@@ -39,7 +39,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use self::token::Tokens;
-pub use self::{error::ApiError, events::EventLog, health::Health, internal::internal_router, revocation::Revocations};
+pub use self::{
+    edge::harden, error::ApiError, events::EventLog, health::Health, internal::internal_router, revocation::Revocations,
+};
 use crate::{App, Settings, limit::Limit, metrics::Metrics};
 
 /// What the API's handlers share.

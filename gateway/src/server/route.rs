@@ -3,7 +3,7 @@
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, Uri, uri::PathAndQuery},
+    http::{Request, Response, StatusCode, Uri, uri::PathAndQuery},
 };
 use tower::ServiceExt;
 
@@ -38,13 +38,17 @@ impl Route for Public {
             *request.uri_mut() = plain;
         }
         request.extensions_mut().insert(peer);
-        if socket::is_upgrade(&request) {
-            return Box::pin(socket::upgrade(&self.app, &peer, request)).await;
+        let mut response = if socket::is_upgrade(&request) {
+            Box::pin(socket::upgrade(&self.app, &peer, request)).await
+        } else if agent::handles(request.method(), request.uri().path()) {
+            Box::pin(agent::handle(self.app.clone(), request)).await
+        } else {
+            return answer(&self.api, request).await;
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            api::harden(response.headers_mut());
         }
-        if agent::handles(request.method(), request.uri().path()) {
-            return Box::pin(agent::handle(self.app.clone(), request)).await;
-        }
-        answer(&self.api, request).await
+        response
     }
 }
 

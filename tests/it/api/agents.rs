@@ -37,7 +37,13 @@ async fn calls_without_good_credentials_are_refused_as_agents_know_it() {
             }
             async move {
                 let response = request.send().await.unwrap();
-                assert_eq!(response.headers()["content-type"], "application/json");
+                for (name, value) in [
+                    ("content-type", "application/json"),
+                    ("x-content-type-options", "nosniff"),
+                    ("cache-control", "no-store"),
+                ] {
+                    assert_eq!(response.headers()[name], value);
+                }
                 (response.status().as_u16(), response.json::<serde_json::Value>().await.unwrap()["error"].take())
             }
         };
