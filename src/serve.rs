@@ -42,6 +42,8 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let public = listen(config.listen, "PATCHBAY_LISTEN")?;
     let internal = listen(config.internal_listen, "PATCHBAY_INTERNAL_LISTEN")?;
+    // Before anybody is served: who is told that we are ready may use it. What comes earlier waits in the kernel.
+    let admin_socket = admin::Server::bind(data_dir.path())?;
     let mut settings = wiring::gateway_settings(&config, &secret(&config, &data_dir)?);
     settings.max_connections = limits::agents_that_fit(settings.max_connections);
 
@@ -64,7 +66,6 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     let gateway = Gateway::start(settings, store.clone(), bus.clone(), metrics, public, internal).await?;
     let worker = Worker::start(&worker_settings, store.clone(), bus.clone(), &Queues::Sqlite(sqlite.clone()));
 
-    let admin_socket = admin::Server::bind(data_dir.path())?;
     let tasks = TaskTracker::new();
     let stop_admin = CancellationToken::new();
     let operations = Operations { admin: Admin::new(store, bus), drain: Some(stop.clone()) };
