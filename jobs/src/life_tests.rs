@@ -255,6 +255,23 @@ fn completed_without_a_result_means_that_no_scanner_ran() {
 }
 
 #[test]
+fn a_result_from_before_we_asked_counts_only_once_the_frame_is_proved_read() {
+    for (r, end) in [
+        (CommandReply::Sent { epoch: 7 }, State::Sent),
+        // The host's clock is a minute behind.
+        (CommandReply::Delivered { epoch: 7 }, State::Succeeded),
+    ] {
+        let mut c = scan();
+        take(&mut c);
+        reply(&mut c, r, T0 + 1);
+        apply(&mut c, &host(), &Event::Observe(&result("cis", ScanStatus::Completed, T0 - 60_000)), T0 + 2_000);
+        assert_eq!(c.state, end);
+        apply(&mut c, &host(), &Event::Observe(&result("cis", ScanStatus::Completed, T0 + 1_000)), T0 + 3_000);
+        assert_eq!(c.state, State::Succeeded);
+    }
+}
+
+#[test]
 fn what_a_scan_before_says_late_ends_nothing() {
     let mut c = scan();
     take(&mut c);

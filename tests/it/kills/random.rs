@@ -243,8 +243,9 @@ async fn settled(scene: &mut Scene) -> Vec<Value> {
     scene.server.kill();
     scene.server.set_env("PATCHBAY_TEST_CLOCK_AHEAD_MS", Some("10860000"));
     scene.restart().await;
+    // What waits for its turn then waits for the sweep: the queue's own clock has not been set ahead.
     for row in scene.rows().await {
-        scene.admin.wait_final(row["id"].as_str().unwrap(), PATIENCE).await.unwrap();
+        scene.admin.wait_final(row["id"].as_str().unwrap(), PATIENCE * 3).await.unwrap();
     }
     scene.rows().await
 }
