@@ -358,7 +358,7 @@ impl Life<'_> {
     fn again(&mut self, cause: Cause, what: &str) {
         self.c.losses += 1;
         if self.c.cancel_requested_at.is_some() {
-            self.end(Cause::Stopped, None, None);
+            self.call_off();
         } else if self.c.losses >= LOSSES_MAX {
             self.end(Cause::Silent, Some(format!("{what} {LOSSES_MAX} times")), None);
         } else if self.go(cause) {
@@ -551,7 +551,7 @@ impl Life<'_> {
 
     fn cancel(&mut self) {
         match self.c.state {
-            State::Queued | State::Waiting => self.end(Cause::Stopped, None, None),
+            State::Queued | State::Waiting => self.call_off(),
             State::Sending => self.c.cancel_requested_at = Some(self.c.cancel_requested_at.unwrap_or(self.now)),
             State::Sent | State::Delivered | State::Running if self.c.kind.spec().cancel_frame().is_some() => {
                 self.c.cancel_requested_at = Some(self.c.cancel_requested_at.unwrap_or(self.now));
@@ -561,6 +561,12 @@ impl Life<'_> {
             }
             _ => {}
         }
+    }
+
+    /// It is not on its way. One that was lost may be on the host all the same: nobody can stop that.
+    fn call_off(&mut self) {
+        let why = (self.c.losses > 0).then(|| "called off; an earlier attempt may have reached the host".to_owned());
+        self.end(Cause::Stopped, why, None);
     }
 
     fn remove(&mut self) {

@@ -343,6 +343,24 @@ fn losses_end_unconfirmed_after_five() {
 }
 
 #[test]
+fn one_that_is_called_off_after_a_loss_says_that_it_may_be_on_the_host() {
+    for asked_while_sent in [true, false] {
+        let mut c = scan();
+        take(&mut c);
+        reply(&mut c, CommandReply::Sent { epoch: 7 }, T0);
+        if asked_while_sent {
+            apply(&mut c, &host(), &Event::Cancel, T0 + 1);
+        }
+        apply(&mut c, &host(), &Event::Lost { attempt: 1 }, T0 + 2);
+        apply(&mut c, &host(), &Event::Cancel, T0 + 3);
+        assert_eq!((c.state, c.error.is_some()), (State::Cancelled, true));
+    }
+    let mut never_sent = scan();
+    apply(&mut never_sent, &host(), &Event::Cancel, T0 + 1);
+    assert_eq!((never_sent.state, never_sent.error), (State::Cancelled, None));
+}
+
+#[test]
 fn a_kind_without_a_deed_ends_in_delivered() {
     let mut c = command(Kind::SettingsUpdate, &json!({"update_interval": 30}));
     take(&mut c);

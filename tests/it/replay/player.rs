@@ -178,7 +178,14 @@ impl Player {
             Value::Null => line["raw"].as_str().unwrap_or_default().to_owned(),
             payload => payload.to_string(),
         };
-        Ok(self.socket()?.send_text(&text, PATIENCE).await?)
+        self.socket()?.send_text(&text, PATIENCE).await?;
+        if line["payload"]["type"] == "compliance_scan_progress" {
+            // Its pong comes once the server has read the progress: a result that is posted at once, where the recording
+            // had minutes, does not overtake it.
+            self.socket()?.send_ping(PATIENCE).await?;
+            self.wait_pong().await?;
+        }
+        Ok(())
     }
 
     /// Causes the recorded frame, if anything can, and waits for it.
