@@ -39,6 +39,9 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     logging::init("info")?;
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone())?;
+    if let Some(files) = config.tls_cert.clone().zip(config.tls_key.clone()) {
+        gateway::server::check_tls(&files).context("PATCHBAY_TLS_CERT, PATCHBAY_TLS_KEY")?;
+    }
     let data_dir = DataDir::open(&config.data_dir)?;
     let public = listen(config.listen, "PATCHBAY_LISTEN")?;
     let internal = listen(config.internal_listen, "PATCHBAY_INTERNAL_LISTEN")?;

@@ -108,6 +108,11 @@ impl Subscription {
         Self { receiver, _guard: guard }
     }
 
+    /// A message that has come already, without waiting.
+    pub fn try_next(&mut self) -> Option<Message> {
+        self.receiver.try_recv().ok().map(|m| *m)
+    }
+
     /// The next message; `None` when the bus is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Message> {
         self.receiver.recv().await.map(|m| *m)

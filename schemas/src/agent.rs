@@ -125,6 +125,10 @@ impl AgentFrame {
             #[serde(borrow, rename = "type")]
             kind: std::borrow::Cow<'a, str>,
         }
+        // serde would take an array for the fields in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(serde::de::Error::custom("no object"));
+        }
         let typed: Typed<'_> = serde_json::from_str(text)?;
         Ok(match typed.kind.as_ref() {
             "compliance_scan_progress" => Self::ScanProgress(serde_json::from_str(text)?),
@@ -151,6 +155,7 @@ mod tests {
     #[test]
     fn malformed_and_unknown_frames_are_told_apart() {
         assert!(AgentFrame::parse("[1]").is_err());
+        assert!(AgentFrame::parse(r#"["docker_status"]"#).is_err());
         assert!(AgentFrame::parse(r#"{"type":7}"#).is_err());
         assert!(AgentFrame::parse(r#"{"type":"compliance_scan_progress","phase":3}"#).is_err());
         assert_eq!(AgentFrame::parse(r#"{"type":"hello"}"#).ok(), Some(AgentFrame::UnknownType));

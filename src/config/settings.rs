@@ -67,10 +67,11 @@ settings! {
     /// Password hashes that may wait for a thread; beyond it the answer is 503 at once.
     "PATCHBAY_BCRYPT_QUEUE" bcrypt_queue: Whole<1, 100_000> = "64";
 
-    /// Failed logins in a minute that one address may have.
+    /// Failed logins that one address may have at once; so many come back in a minute, one by one.
     "PATCHBAY_LOGIN_FAILURES_PER_MIN" login_failures_per_min: Whole<1, 1_000_000> = "10";
 
-    /// Failed agent authentications in a minute that one address may have. A right key always passes.
+    /// Failed agent authentications that one address may have at once; so many come back in a minute. A right key always
+    /// passes.
     "PATCHBAY_AGENT_AUTH_FAILURES_PER_MIN" agent_auth_failures_per_min: Whole<1, 1_000_000> = "60";
 
     /// How many reports, refreshes and scans are started in a second over the whole fleet.

@@ -44,7 +44,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    // An array would be read as the fields in their order, unknown ones included.
+    if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(ApiError::bad("The body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -52,7 +53,11 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         // `missing field` and `unknown field` name it themselves, wrong types do not.
         let path = error.path().to_string();
         let text = error.inner().to_string();
-        ApiError::bad(if path == "." || text.contains(" field `") { text } else { format!("{path}: {text}") })
+        ApiError::bad(if path == "." || path == "?" || text.contains(" field `") {
+            text
+        } else {
+            format!("{path}: {text}")
+        })
     })?;
     json.end().map_err(|error| ApiError::bad(error.to_string()))?;
     Ok(value)

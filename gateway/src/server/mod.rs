@@ -5,7 +5,7 @@ mod accept;
 mod route;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bus::Bus;
 use store::Store;
@@ -27,6 +27,14 @@ pub use tls::TlsError;
 
 /// How long sockets and requests may take to end once they must.
 const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Can the certificate chain and key be used? To be asked before anything is made that a refused start would leave.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn check_tls(files: &(PathBuf, PathBuf)) -> Result<(), TlsError> {
+    tls::Certificate::load(files).map(drop)
+}
 
 /// A gateway that listens.
 pub struct Gateway {
@@ -118,13 +126,18 @@ impl Gateway {
         app.draining.cancel();
         app.sockets.close();
         tracing::info!(agents = app.presence.count(), over = ?app.settings.drain, "draining");
-        let _ = tokio::time::timeout(app.settings.drain + STOP_WAIT, app.sockets.wait()).await;
+        ended("sockets", app.settings.drain + STOP_WAIT, &app.sockets).await;
         app.stopping.cancel();
-        let _ = tokio::time::timeout(STOP_WAIT, app.sockets.wait()).await;
+        ended("sockets", STOP_WAIT, &app.sockets).await;
         app.closing.cancel();
         app.tasks.close();
-        if tokio::time::timeout(STOP_WAIT, app.tasks.wait()).await.is_err() {
-            tracing::warn!(left = app.tasks.len(), "some tasks did not end in time");
-        }
+        ended("tasks", STOP_WAIT, &app.tasks).await;
+    }
+}
+
+/// Waits, bounded, and says what is left.
+async fn ended(what: &'static str, wait: Duration, tracker: &TaskTracker) {
+    if tokio::time::timeout(wait, tracker.wait()).await.is_err() {
+        tracing::warn!(what, left = tracker.len(), after = ?wait, "some did not end in time");
     }
 }

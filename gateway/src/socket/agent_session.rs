@@ -310,6 +310,20 @@ impl Session for AgentSession {
         answers.fold(self.next_ping.min(self.last_heard + READ_DEADLINE), Instant::min)
     }
 
+    /// A first asking is known not to be written, so whoever asked need not wait for its time-out. What asks again, or
+    /// asks only whether, finds out by itself that nobody holds this connection.
+    fn on_leftover(&mut self, message: &Message, effects: &mut Vec<Effect>) {
+        if subject::last_token(&message.subject) != "command" {
+            return;
+        }
+        if let (Ok(request), Some(to)) = (message.parse::<CommandRequest>(), &message.reply)
+            && request.mode == Mode::Deliver
+            && !self.remembered.iter().any(|r| r.id == request.id && r.part == request.part)
+        {
+            Self::reply(to, CommandReply::Superseded, effects);
+        }
+    }
+
     fn on_end(&mut self, effects: &mut Vec<Effect>) {
         for entry in &mut self.remembered {
             if entry.proved {

@@ -269,3 +269,20 @@ fn a_flood_of_progress_is_cut() {
     }
     assert_eq!(p.effects.len(), 50);
 }
+
+#[test]
+fn what_was_never_looked_at_is_answered_as_not_written() {
+    let mut p = peer(5);
+    p.bus("command", &request(9, 5, Mode::Deliver));
+    p.effects.clear();
+    for (id, mode) in [(9, Mode::Deliver), (10, Mode::Deliver), (11, Mode::Again), (12, Mode::Probe)] {
+        let message = Message {
+            subject: "agent.a.command".into(),
+            body: json(&request(id, 5, mode)),
+            reply: Some("inbox".into()),
+            trace: None,
+        };
+        p.session.on_leftover(&message, &mut p.effects);
+    }
+    assert_eq!(p.replies(), vec![CommandReply::Superseded]);
+}

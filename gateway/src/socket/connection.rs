@@ -176,6 +176,9 @@ where
         }
     }
     effects.clear();
+    while let Some(message) = mailbox.try_next() {
+        session.on_leftover(&message, &mut effects);
+    }
     session.on_end(&mut effects);
     // What is known goes out before the socket does.
     perform(app, &mut Out::default(), &mut effects, Instant::now());

@@ -67,6 +67,9 @@ pub trait Session: Send {
     /// When that is next.
     fn next_tick(&self) -> Instant;
 
+    /// Something came from the bus that the connection will not serve any more: it ended before.
+    fn on_leftover(&mut self, message: &Message, effects: &mut Vec<Effect>);
+
     /// The connection ended.
     fn on_end(&mut self, effects: &mut Vec<Effect>);
 

@@ -60,6 +60,12 @@ impl Default for Payload {
     }
 }
 
+/// `unknown field` names it itself, a wrong type does not.
+fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> PayloadError {
+    let text = error.inner().to_string();
+    PayloadError(if text.contains(" field `") { text } else { format!("payload.{}: {text}", error.path()) })
+}
+
 fn read(payload: &Value) -> Option<Payload> {
     Payload::deserialize(payload).ok()
 }
@@ -74,10 +80,10 @@ impl KindSpec for ComplianceScan {
     }
 
     fn check(&self, payload: &Value) -> Result<Value, PayloadError> {
-        let mut read = if payload.is_null() {
-            Payload::default()
-        } else {
-            Payload::deserialize(payload).map_err(|e| PayloadError(e.to_string()))?
+        let mut read = match payload {
+            Value::Null => Payload::default(),
+            Value::Object(_) => serde_path_to_error::deserialize(payload).map_err(|e| named(&e))?,
+            _ => return Err(PayloadError("payload must be an object".to_owned())),
         };
         if read.profile_type.is_empty() {
             "all".clone_into(&mut read.profile_type);
@@ -214,5 +220,22 @@ fn in_time(command: &Command, scans: &[&ScanFact]) -> bool {
         Some(at) => earliest >= at - RESULT_SLACK_MS,
         // Perhaps it never came to the host, which may still be at an earlier one: what began before we asked is not it.
         None => command.times.at(State::Sending).is_none_or(|at| earliest >= at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_payload_is_named() {
+        let why = |payload| ComplianceScan.check(&payload).map_err(|e| e.0).unwrap_err();
+        assert_eq!(why(json!(["all"])), "payload must be an object");
+        assert!(why(json!({"enable_remediation": "yes"})).starts_with("payload.enable_remediation: "));
+        assert!(why(json!({"image": "x"})).contains("`image`"));
+        assert!(why(json!({"profile_type": "stig"})).contains("openscap"));
+        assert!(why(json!({"profile_id": "a b"})).contains("profile_id"));
     }
 }
