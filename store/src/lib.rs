@@ -8,6 +8,8 @@ pub mod bell;
 pub mod clock;
 pub mod failpoint;
 mod ports;
+pub mod postgres;
+mod sql;
 pub mod sqlite;
 
 use std::sync::Arc;

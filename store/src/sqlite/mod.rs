@@ -1,32 +1,28 @@
-//! The SQLite adapter: one file, one writer connection (so nothing inside the process ever meets SQLITE_BUSY), a few
+//! The SQLite engine: one file, one writer connection (so nothing inside the process ever meets SQLITE_BUSY), a few
 //! readers. WAL with `synchronous = FULL`: what was answered survives a power cut.
 
-mod accounts;
-mod batch;
-mod commands;
-mod hosts;
-mod maintenance;
-mod plans;
-mod presence;
-pub mod queue;
-mod reports;
-mod rows;
-mod work;
+mod queue;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
+use apalis_sqlite::SqliteStorage;
+pub use queue::Backend;
 use sqlx::{
-    AssertSqlSafe, Row, Sqlite, SqlitePool, Transaction,
+    AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::Migrator,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    pool::PoolConnection,
+    query::Query,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
 };
 
-#[doc(hidden)]
-pub use plans::hot_queries;
+use crate::{
+    Clock, StoreError,
+    sql::{Conn, Engine, NewTask, SqlStore, Statement, Value, unavailable},
+};
 
-use crate::{Bell, Clock, Store, StoreError};
-
-/// Fleet-wide pace: milliseconds between two paced commands.
+/// How a file is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Milliseconds between two paced commands of the fleet.
@@ -42,12 +38,13 @@ impl Default for Options {
 }
 
 /// The store in one SQLite file.
-pub struct SqliteStore {
+pub type SqliteStore = SqlStore<SqliteEngine>;
+
+/// The engine.
+pub struct SqliteEngine {
     writer: SqlitePool,
     readers: SqlitePool,
     clock: Clock,
-    bell: Arc<Bell>,
-    options: Options,
 }
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
@@ -59,11 +56,6 @@ fn migrations() -> Migrator {
     // Those of a newer program: whether we can live with them, its floor says.
     ours.set_ignore_missing(true);
     ours
-}
-
-/// A version's numbers, comparable.
-fn version(text: &str) -> Vec<u64> {
-    text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
 impl SqliteStore {
@@ -88,44 +80,27 @@ impl SqliteStore {
             .connect_with(connect.clone())
             .await
             .map_err(unavailable)?;
-        let store = Self {
-            readers: SqlitePoolOptions::new()
-                .max_connections(4)
-                .acquire_timeout(options.patience)
-                .connect_lazy_with(connect.pragma("query_only", "on")),
-            writer,
-            clock,
-            bell: Arc::default(),
-            options,
-        };
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(options.patience)
+            .connect_lazy_with(connect.pragma("query_only", "on"));
+        let store = Self::new(SqliteEngine { writer, readers, clock }, options.pace_ms);
         store.migrate().await?;
         Ok(store)
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
-        migrations().run(&self.writer).await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let writer = &self.engine.writer;
+        migrations().run(writer).await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         self.check_floor().await?;
-        queue::migrate(&self.writer).await?;
+        queue::migrate(writer).await?;
         self.seed_roles().await
     }
 
-    /// A newer program's migrations name the oldest one that can live with them.
-    async fn check_floor(&self) -> Result<(), StoreError> {
-        let row = sqlx::query("SELECT oldest_version FROM schema_floor").fetch_one(&self.writer).await;
-        let row = row.map_err(unavailable)?;
-        let floor: &str = row.try_get(0).map_err(unavailable)?;
-        let ours = env!("CARGO_PKG_VERSION");
-        if version(ours) < version(floor) {
-            return Err(StoreError::Corrupt(format!(
-                "the database was migrated by a newer patchbay: it needs at least {floor}, this is {ours}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// A write transaction. The one writer connection makes these queue up in order.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)
+    /// The executor's backend for a queue. It shares the one writer connection.
+    #[must_use]
+    pub fn backend<T>(&self, config: apalis_sqlite::Config) -> Backend<T> {
+        SqliteStorage::new(&self.engine.writer).with_config(config)
     }
 
     /// A pragma as the writer and as a reader have it: what was set can be lost on the way to a connection.
@@ -135,42 +110,100 @@ impl SqliteStore {
             let row = sqlx::query(AssertSqlSafe(format!("PRAGMA {name}"))).fetch_one(pool).await?;
             row.try_get_unchecked::<String, _>(0)
         };
-        let (writer, reader) = (read(&self.writer).await, read(&self.readers).await);
+        let (writer, reader) = (read(&self.engine.writer).await, read(&self.engine.readers).await);
         Ok([writer.map_err(unavailable)?, reader.map_err(unavailable)?])
     }
+}
 
-    /// Closes both pools; writes that were answered are in the file.
-    pub async fn close(&self) {
+/// A connection of a pool, in a transaction or not.
+pub enum SqliteConn {
+    Plain(PoolConnection<Sqlite>),
+    Tx(Transaction<'static, Sqlite>),
+}
+
+impl SqliteConn {
+    fn get(&mut self) -> &mut SqliteConnection {
+        match self {
+            Self::Plain(conn) => conn,
+            Self::Tx(tx) => tx,
+        }
+    }
+}
+
+fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {
+    let (text, values) = statement.into_parts();
+    values.into_iter().fold(sqlx::query(text), |query, value| match value {
+        Value::Int(n) => query.bind(n),
+        Value::Text(text) => query.bind(text),
+        Value::Float(x) => query.bind(x),
+    })
+}
+
+impl Conn for SqliteConn {
+    type Row = SqliteRow;
+
+    /// There is one writer.
+    const LOCK: &'static str = "";
+
+    async fn all(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
+        query(statement).fetch_all(self.get()).await.map_err(unavailable)
+    }
+
+    async fn try_run(&mut self, statement: Statement) -> Result<u64, sqlx::Error> {
+        query(statement).execute(self.get()).await.map(|done| done.rows_affected())
+    }
+
+    async fn push_tasks(&mut self, queue: jobs::Queue, tasks: Vec<NewTask>) -> Result<(), StoreError> {
+        queue::push(self.get(), queue, tasks).await
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tx(tx) => tx.commit().await.map_err(unavailable),
+        }
+    }
+}
+
+impl Engine for SqliteEngine {
+    type Conn = SqliteConn;
+
+    const OLD_TASKS: &'static str = queue::OLD_TASKS;
+    const OLD_WORKERS: &'static str = queue::OLD_WORKERS;
+    const RELEASE_TASKS: Option<&'static str> = Some(queue::RELEASE_TASKS);
+    /// Triggers count.
+    const FOLD_COUNTS: Option<&'static str> = None;
+
+    async fn read(&self) -> Result<SqliteConn, StoreError> {
+        self.readers.acquire().await.map(SqliteConn::Plain).map_err(unavailable)
+    }
+
+    async fn write(&self) -> Result<SqliteConn, StoreError> {
+        self.writer.acquire().await.map(SqliteConn::Plain).map_err(unavailable)
+    }
+
+    /// The one writer connection makes these queue up in order.
+    async fn begin(&self) -> Result<SqliteConn, StoreError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map(SqliteConn::Tx).map_err(unavailable)
+    }
+
+    async fn begin_alone(&self, _: i64) -> Result<SqliteConn, StoreError> {
+        self.begin().await
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }
 }
 
-impl Store for SqliteStore {
-    fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        &self.bell
-    }
-}
-
-/// Every database error is "try again later", but for what the caller asked wrongly. The text names no values.
-fn unavailable(error: sqlx::Error) -> StoreError {
-    match error {
-        sqlx::Error::ColumnDecode { index, .. } => StoreError::Corrupt(format!("column {index}")),
-        sqlx::Error::PoolTimedOut => StoreError::Unavailable("no connection became free in time".to_owned()),
-        // What is stored for a host needs the host; nothing else has a foreign key that a caller could break.
-        sqlx::Error::Database(e) if e.is_foreign_key_violation() => StoreError::Gone,
-        other => StoreError::Unavailable(other.to_string()),
-    }
-}
-
-/// A unique constraint that was broken, as a conflict about `what`.
-fn conflict(error: sqlx::Error, what: &'static str) -> StoreError {
-    match error.as_database_error() {
-        Some(e) if e.is_unique_violation() => StoreError::Conflict(what),
-        _ => unavailable(error),
-    }
+/// The statements that run often or over much.
+#[doc(hidden)]
+#[must_use]
+pub fn hot_queries() -> Vec<(&'static str, String)> {
+    crate::sql::hot_queries::<SqliteEngine>()
 }

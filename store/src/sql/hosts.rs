@@ -6,38 +6,48 @@ use async_trait::async_trait;
 use jobs::Event;
 use schemas::ApiId;
 use serde_json::json;
-use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
-    SqliteStore,
+    Conn, Engine, SqlStore,
     commands::OPEN,
-    conflict, presence,
-    rows::{self, get, get_uuid},
-    unavailable,
+    conflict, presence, rows,
+    statement::{get, get_bool, get_uuid, sql},
 };
 use crate::{
     AddHost, Applied, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewKey, Page, Presence,
     Removed, StoreError,
 };
 
-pub(super) const CONNECTED: &str = "SELECT COUNT(*) AS n FROM hosts WHERE connected = 1";
+pub const CONNECTED: &str = "SELECT COUNT(*) AS n FROM hosts WHERE connected = 1";
 
-pub(super) const AUTH: &str =
+pub const AUTH: &str =
     "SELECT id, name, key_hash, key_digest, key_version, flapping_until FROM hosts WHERE api_id = $1";
 
-pub(super) const PRESENCE: &str = "SELECT api_id, connected, secure, disconnected_at FROM hosts \
+pub const PRESENCE: &str = "SELECT api_id, connected, secure, disconnected_at FROM hosts \
      WHERE api_id IN (SELECT value FROM json_each($1))";
 
 const HOST: &str = "SELECT h.*, h.id AS h_id FROM hosts h WHERE";
 
-impl SqliteStore {
+/// What contains this, whatever its case.
+fn pattern(search: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in search.to_lowercase().chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+impl<E: Engine> SqlStore<E> {
     async fn one_host(&self, condition: &'static str, argument: String) -> Result<Option<Host>, StoreError> {
-        sqlx::query(AssertSqlSafe(format!("{HOST} {condition}")))
-            .bind(argument)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(unavailable)?
+        self.reader()
+            .await?
+            .optional(sql(format!("{HOST} {condition}")).bind(argument))
+            .await?
             .as_ref()
             .map(rows::host)
             .transpose()
@@ -45,27 +55,19 @@ impl SqliteStore {
 }
 
 #[async_trait]
-impl Hosts for SqliteStore {
+impl<E: Engine> Hosts for SqlStore<E> {
     async fn add_hosts(&self, hosts: &[AddHost]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let now = self.clock.now_ms();
+        let mut tx = self.engine.begin().await?;
+        let now = self.now();
         for host in hosts {
-            sqlx::query("INSERT INTO hosts (id, name, api_id, key_hash, key_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
-                .bind(host.id.to_string())
-                .bind(&host.name)
-                .bind(host.api_id.as_str())
-                .bind(&host.key.hash)
-                .bind(host.key.digest.as_deref())
-                .bind(now)
-                .execute(&mut *tx)
-                .await
+            tx.try_run(sql("INSERT INTO hosts (id, name, api_id, key_hash, key_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6)").bind(host.id.to_string()).bind(&host.name).bind(host.api_id.as_str()).bind(&host.key.hash).bind(host.key.digest.as_deref()).bind(now)).await
                 .map_err(|e| conflict(e, "a host of that name"))?;
         }
-        tx.commit().await.map_err(unavailable)
+        tx.commit().await
     }
 
     async fn host_auth(&self, api_id: &ApiId) -> Result<Option<HostAuth>, StoreError> {
-        let row = sqlx::query(AUTH).bind(api_id.as_str()).fetch_optional(&self.readers).await.map_err(unavailable)?;
+        let row = self.reader().await?.optional(sql(AUTH).bind(api_id.as_str())).await?;
         row.map(|row| {
             Ok(HostAuth {
                 id: get_uuid(&row, "id")?,
@@ -80,15 +82,17 @@ impl Hosts for SqliteStore {
     }
 
     async fn keep_digest(&self, host_id: Uuid, key_version: i64, key: &NewKey) -> Result<(), StoreError> {
-        sqlx::query("UPDATE hosts SET key_hash = $1, key_digest = $2 WHERE id = $3 AND key_version = $4")
-            .bind(&key.hash)
-            .bind(key.digest.as_deref())
-            .bind(host_id.to_string())
-            .bind(key_version)
-            .execute(&self.writer)
+        self.writer()
+            .await?
+            .run(
+                sql("UPDATE hosts SET key_hash = $1, key_digest = $2 WHERE id = $3 AND key_version = $4")
+                    .bind(&key.hash)
+                    .bind(key.digest.as_deref())
+                    .bind(host_id.to_string())
+                    .bind(key_version),
+            )
             .await
             .map(drop)
-            .map_err(unavailable)
     }
 
     async fn host(&self, id: Uuid) -> Result<Option<Host>, StoreError> {
@@ -110,19 +114,19 @@ impl Hosts for SqliteStore {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<Page<Host>, StoreError> {
-        let mut sql = format!("{HOST} h.name > $1");
+        let mut text = format!("{HOST} h.name > $1");
         if let Some(connected) = filter.connected {
-            sql.push_str(if connected { " AND h.connected = 1" } else { " AND h.connected = 0" });
+            text.push_str(if connected { " AND h.connected = 1" } else { " AND h.connected = 0" });
         }
         if filter.search.is_some() {
-            sql.push_str(" AND (instr(lower(h.name), lower($2)) > 0 OR instr(lower(h.hostname), lower($2)) > 0)");
+            text.push_str(" AND (lower(h.name) LIKE $2 ESCAPE '!' OR lower(h.hostname) LIKE $2 ESCAPE '!')");
         }
-        sql.push_str(&format!(" ORDER BY h.name LIMIT {}", u64::from(limit) + 1));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(cursor.unwrap_or(""));
+        text.push_str(&format!(" ORDER BY h.name LIMIT {}", u64::from(limit) + 1));
+        let mut query = sql(text).bind(cursor.unwrap_or(""));
         if let Some(search) = &filter.search {
-            query = query.bind(search);
+            query = query.bind(pattern(search));
         }
-        let rows = query.fetch_all(&self.readers).await.map_err(unavailable)?;
+        let rows = self.reader().await?.all(query).await?;
         let mut items: Vec<Host> = rows.iter().map(rows::host).collect::<Result<_, _>>()?;
         let more = items.len() > limit as usize;
         items.truncate(limit as usize);
@@ -132,12 +136,10 @@ impl Hosts for SqliteStore {
 
     async fn remove_host(&self, id: Uuid) -> Result<Option<Removed>, StoreError> {
         let mut work = self.work().await?;
+        work.lock([&id]).await?;
         let open = work.read(OPEN, id.to_string()).await?;
-        let row = sqlx::query("DELETE FROM hosts WHERE id = $1 RETURNING api_id")
-            .bind(id.to_string())
-            .fetch_optional(&mut *work.tx)
-            .await
-            .map_err(unavailable)?;
+        let row =
+            work.tx.optional(sql("DELETE FROM hosts WHERE id = $1 RETURNING api_id").bind(id.to_string())).await?;
         let Some(row) = row else { return Ok(None) };
         let api_id = ApiId::parse(get(&row, "api_id")?).map_err(|e| StoreError::Corrupt(e.to_string()))?;
         let mut moved = Vec::with_capacity(open.len());
@@ -149,15 +151,9 @@ impl Hosts for SqliteStore {
     }
 
     async fn rotate_key(&self, id: Uuid, key: &NewKey) -> Result<Option<ApiId>, StoreError> {
-        let row = sqlx::query(
+        let row = self.writer().await?.optional(sql(
             "UPDATE hosts SET key_hash = $1, key_digest = $2, key_version = key_version + 1 WHERE id = $3 RETURNING api_id",
-        )
-        .bind(&key.hash)
-        .bind(key.digest.as_deref())
-        .bind(id.to_string())
-        .fetch_optional(&self.writer)
-        .await
-        .map_err(unavailable)?;
+        ).bind(&key.hash).bind(key.digest.as_deref()).bind(id.to_string())).await?;
         row.map(|row| ApiId::parse(get(&row, "api_id")?).map_err(|e| StoreError::Corrupt(e.to_string()))).transpose()
     }
 
@@ -171,21 +167,22 @@ impl Hosts for SqliteStore {
             .map(|(connect, _)| connect.host_id)
             .collect();
         presence::want_seen(&mut work, &held).await?;
-        let woken = presence::wake(&mut work, &held, self.options.pace_ms).await?;
+        let woken = presence::wake(&mut work, &held, self.pace_ms).await?;
         self.finish(work).await?;
         Ok((outcomes, woken))
     }
 
     async fn disconnect_hosts(&self, ends: &[(Uuid, i64)]) -> Result<Vec<bool>, StoreError> {
-        let newest = sqlx::query(presence::DISCONNECT)
-            .bind(json!(ends).to_string())
-            .bind(self.clock.now_ms())
-            .fetch_all(&self.writer)
-            .await
-            .map_err(unavailable)?
+        let mut work = self.work().await?;
+        work.lock(ends.iter().map(|(id, _)| id)).await?;
+        let newest = work
+            .tx
+            .all(sql(presence::DISCONNECT).bind(json!(ends).to_string()).bind(work.now))
+            .await?
             .iter()
             .map(|row| Ok((get_uuid(row, "id")?, get(row, "epoch")?)))
             .collect::<Result<HashSet<(Uuid, i64)>, StoreError>>()?;
+        self.finish(work).await?;
         Ok(ends.iter().map(|end| newest.contains(end)).collect())
     }
 
@@ -194,39 +191,30 @@ impl Hosts for SqliteStore {
             return Ok(());
         }
         let rows: Vec<_> = held.iter().map(|(id, epoch, secure)| (id, epoch, i64::from(*secure))).collect();
-        sqlx::query(presence::ASSERT_HINTS)
-            .bind(json!(rows).to_string())
-            .bind(self.clock.now_ms())
-            .bind(gateway_id.to_string())
-            .execute(&self.writer)
-            .await
-            .map(drop)
-            .map_err(unavailable)
+        let mut work = self.work().await?;
+        work.lock(held.iter().map(|(id, _, _)| id)).await?;
+        let hints = sql(presence::ASSERT_HINTS).bind(json!(rows).to_string()).bind(work.now).bind(gateway_id);
+        work.tx.run(hints).await?;
+        self.finish(work).await
     }
 
     async fn clear_hints(&self) -> Result<u64, StoreError> {
-        sqlx::query(presence::CLEAR_HINTS)
-            .bind(self.clock.now_ms())
-            .execute(&self.writer)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(unavailable)
+        self.writer().await?.run(sql(presence::CLEAR_HINTS).bind(self.now())).await
     }
 
     async fn presence(&self, api_ids: &[ApiId]) -> Result<Vec<Presence>, StoreError> {
         let ids: Vec<&str> = api_ids.iter().map(ApiId::as_str).collect();
-        sqlx::query(PRESENCE)
-            .bind(json!(ids).to_string())
-            .fetch_all(&self.readers)
-            .await
-            .map_err(unavailable)?
+        self.reader()
+            .await?
+            .all(sql(PRESENCE).bind(json!(ids).to_string()))
+            .await?
             .iter()
             .map(|row| {
-                let connected = get::<i64>(row, "connected")? != 0;
+                let connected = get_bool(row, "connected")?;
                 Ok(Presence {
                     api_id: get(row, "api_id")?,
                     connected,
-                    secure: connected && get::<i64>(row, "secure")? != 0,
+                    secure: connected && get_bool(row, "secure")?,
                     disconnected_at: get(row, "disconnected_at")?,
                 })
             })
@@ -234,46 +222,35 @@ impl Hosts for SqliteStore {
     }
 
     async fn connected_count(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query(CONNECTED).fetch_one(&self.readers).await.map_err(unavailable)?;
+        let row = self.reader().await?.one(sql(CONNECTED)).await?;
         Ok(u64::try_from(get::<i64>(&row, "n")?).unwrap_or(0))
     }
 
     async fn touch_host(&self, id: Uuid, agent_version: Option<&str>) -> Result<(), StoreError> {
-        sqlx::query("UPDATE hosts SET last_seen_at = $1, agent_version = COALESCE($2, agent_version) WHERE id = $3")
-            .bind(self.clock.now_ms())
-            .bind(agent_version.filter(|v| !v.is_empty()))
-            .bind(id.to_string())
-            .execute(&self.writer)
+        self.writer()
+            .await?
+            .run(
+                sql("UPDATE hosts SET last_seen_at = $1, agent_version = COALESCE($2, agent_version) WHERE id = $3")
+                    .bind(self.now())
+                    .bind(agent_version.filter(|v| !v.is_empty()))
+                    .bind(id.to_string()),
+            )
             .await
             .map(drop)
-            .map_err(unavailable)
     }
 
     async fn set_integrations(&self, id: Uuid, change: &IntegrationChange) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let done = self.writer().await?.run(sql(
             "UPDATE hosts SET docker_enabled = COALESCE($1, docker_enabled), compliance_mode = COALESCE($2, compliance_mode), \
              openscap_enabled = COALESCE($3, openscap_enabled), docker_bench_enabled = COALESCE($4, docker_bench_enabled) \
              WHERE id = $5",
-        )
-        .bind(change.docker_enabled.map(i64::from))
-        .bind(change.compliance_mode.map(|m| m.name()))
-        .bind(change.openscap_enabled.map(i64::from))
-        .bind(change.docker_bench_enabled.map(i64::from))
-        .bind(id.to_string())
-        .execute(&self.writer)
-        .await
-        .map_err(unavailable)?;
-        Ok(done.rows_affected() == 1)
+        ).bind(change.docker_enabled.map(i64::from)).bind(change.compliance_mode.map(|m| m.name())).bind(change.openscap_enabled.map(i64::from)).bind(change.docker_bench_enabled.map(i64::from)).bind(id.to_string())).await?;
+        Ok(done == 1)
     }
 
     async fn settings_seen(&self, id: Uuid) -> Result<(), StoreError> {
-        sqlx::query(
+        self.writer().await?.run(sql(
             "UPDATE hosts SET settings_seen = settings_revision WHERE id = $1 AND settings_seen < settings_revision",
-        )
-        .bind(id.to_string())
-        .execute(&self.writer)
-        .await
-        .map(drop)
-        .map_err(unavailable)
+        ).bind(id.to_string())).await.map(drop)
     }
 }

@@ -5,39 +5,49 @@ use std::collections::{BTreeMap, HashSet};
 
 use jobs::{Command, Event, HostFacts, Kind, State, life};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Sqlite, Transaction, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    SqliteStore,
-    queue::Tasks,
-    rows::{self, COMMAND, FACTS, get, get_uuid, id_list},
-    unavailable,
+    Conn, Engine, SqlStore,
+    rows::{self, COMMAND, FACTS, id_list},
+    statement::{Cells, get, get_uuid, sql},
+    tasks::Tasks,
 };
-use crate::{Applied, StoreError};
+use crate::{Applied, Clock, StoreError};
 
 /// The oldest scan that is queued, of each of these hosts.
-pub(super) const NEXT_SCANS: &str = "SELECT id, kind, not_before FROM commands WHERE id IN (SELECT MIN(id) FROM commands \
+pub const NEXT_SCANS: &str = "SELECT id, kind, not_before FROM commands WHERE id IN (SELECT MIN(id) FROM commands \
      WHERE final = 0 AND state = 'queued' AND exclusive = 1 AND host_id IN (SELECT value FROM json_each($1)) \
      GROUP BY host_id)";
 
 /// These hosts have read these minutes. Older settings that were read late do not count as the newest.
-pub(super) const SETTINGS_READ: &str = "UPDATE hosts SET settings_seen = settings_revision \
-     FROM (SELECT value ->> 0 AS id, value ->> 1 AS minutes FROM json_each($1)) AS v \
+pub const SETTINGS_READ: &str = "UPDATE hosts SET settings_seen = settings_revision \
+     FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS minutes FROM json_each($1)) AS v \
      WHERE hosts.id = v.id AND hosts.update_interval = v.minutes";
 
 /// The fleet's next slots.
-pub(super) const SLOTS: &str = "UPDATE pace SET next_at = MAX(next_at, $1) + $2 WHERE id = 1 RETURNING next_at";
+pub const SLOTS: &str =
+    "UPDATE pace SET next_at = CASE WHEN next_at > $1 THEN next_at ELSE $1 END + $2 WHERE id = 1 RETURNING next_at";
+
+/// Hosts by id, in the order in which every transaction locks them.
+pub fn lock_sql<C: Conn>() -> String {
+    format!("SELECT id FROM hosts WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id{}", C::LOCK)
+}
+
+/// The hosts of commands.
+pub const LOCK_OF: &str = "SELECT id FROM hosts WHERE id IN (SELECT host_id FROM commands \
+     WHERE id IN (SELECT value FROM json_each($1)))";
 
 /// Rows that match a condition on `c`, with their hosts.
-pub(super) fn read_sql(condition: &str) -> String {
+pub fn read_sql(condition: &str) -> String {
     format!("SELECT {COMMAND}, {FACTS} FROM commands c LEFT JOIN hosts h ON h.id = c.host_id WHERE {condition}")
 }
 
 /// What a transaction writes, pushes and rings at its end.
-pub(super) struct Work {
-    pub tx: Transaction<'static, Sqlite>,
+pub struct Work<C> {
+    pub tx: C,
     pub now: i64,
+    clock: Clock,
     pub tasks: Tasks,
     /// Rows as they are to be written.
     changed: BTreeMap<Uuid, Command>,
@@ -47,26 +57,17 @@ pub(super) struct Work {
     settings_read: Vec<(Uuid, i64)>,
 }
 
-impl SqliteStore {
-    pub(super) async fn work(&self) -> Result<Work, StoreError> {
-        let tx = self.begin().await?;
-        let now = self.clock.now_ms();
-        Ok(Work {
-            tx,
-            now,
-            tasks: Tasks::new(now),
-            changed: BTreeMap::new(),
-            free: HashSet::new(),
-            settings_read: Vec::new(),
-        })
+impl<E: Engine> SqlStore<E> {
+    pub async fn work(&self) -> Result<Work<E::Conn>, StoreError> {
+        Ok(Work::new(self.engine.begin().await?, self.engine.clock().clone()))
     }
 
     /// Writes the rows, pushes the tasks, commits, and rings for those that are due.
-    pub(super) async fn finish(&self, mut work: Work) -> Result<(), StoreError> {
+    pub async fn finish(&self, mut work: Work<E::Conn>) -> Result<(), StoreError> {
         work.write().await?;
         let Work { mut tx, tasks, .. } = work;
         let ring = tasks.push(&mut tx).await?;
-        tx.commit().await.map_err(unavailable)?;
+        tx.commit().await?;
         for queue in ring {
             self.bell.ring(queue);
         }
@@ -74,7 +75,58 @@ impl SqliteStore {
     }
 }
 
-impl Work {
+impl<C: Conn> Work<C> {
+    pub fn new(tx: C, clock: Clock) -> Self {
+        let now = clock.now_ms();
+        Self {
+            tx,
+            now,
+            clock,
+            tasks: Tasks::new(now),
+            changed: BTreeMap::new(),
+            free: HashSet::new(),
+            settings_read: Vec::new(),
+        }
+    }
+
+    /// What was waited for took time: whoever had the rows before wrote later times than our beginning.
+    pub fn refresh(&mut self) {
+        self.now = self.clock.now_ms();
+        self.tasks.begin_at(self.now);
+    }
+
+    /// Locks these hosts; before anything else, and once a transaction.
+    pub async fn lock(&mut self, hosts: impl IntoIterator<Item = &Uuid>) -> Result<(), StoreError> {
+        self.lock_by(lock_sql::<C>(), id_list(hosts)).await
+    }
+
+    /// Locks the hosts of these commands.
+    pub async fn lock_of(&mut self, commands: impl IntoIterator<Item = &Uuid>) -> Result<(), StoreError> {
+        self.lock_by(format!("{LOCK_OF} ORDER BY id{}", C::LOCK), id_list(commands)).await
+    }
+
+    async fn lock_by(&mut self, text: String, ids: String) -> Result<(), StoreError> {
+        if !C::LOCK.is_empty() {
+            self.tx.all(sql(text).bind(ids)).await?;
+            self.refresh();
+        }
+        Ok(())
+    }
+
+    /// Locks the hosts of these commands but those that somebody else is at: answers which it got; `None` is all.
+    pub async fn lock_free(
+        &mut self,
+        commands: impl IntoIterator<Item = &Uuid>,
+    ) -> Result<Option<HashSet<Uuid>>, StoreError> {
+        if C::LOCK.is_empty() {
+            return Ok(None);
+        }
+        let text = format!("{LOCK_OF} ORDER BY id{} SKIP LOCKED", C::LOCK);
+        let rows = self.tx.all(sql(text).bind(id_list(commands))).await?;
+        self.refresh();
+        rows.iter().map(|row| get_uuid(row, "id")).collect::<Result<_, _>>().map(Some)
+    }
+
     /// Applies one event to a row that was read in this transaction. The row is written when the transaction ends.
     pub fn step(&mut self, mut command: Command, host: HostFacts, event: &Event<'_>) -> Applied {
         let step = life::apply(&mut command, &host, event, self.now);
@@ -99,11 +151,7 @@ impl Work {
     async fn write(&mut self) -> Result<(), StoreError> {
         rows::update(&mut self.tx, self.changed.values()).await?;
         if !self.settings_read.is_empty() {
-            sqlx::query(SETTINGS_READ)
-                .bind(json!(self.settings_read).to_string())
-                .execute(&mut *self.tx)
-                .await
-                .map_err(unavailable)?;
+            self.tx.run(sql(SETTINGS_READ).bind(json!(self.settings_read).to_string())).await?;
         }
         self.ring_next().await
     }
@@ -113,8 +161,7 @@ impl Work {
         if self.free.is_empty() {
             return Ok(());
         }
-        let next =
-            sqlx::query(NEXT_SCANS).bind(id_list(&self.free)).fetch_all(&mut *self.tx).await.map_err(unavailable)?;
+        let next = self.tx.all(sql(NEXT_SCANS).bind(id_list(&self.free))).await?;
         for row in next {
             let kind: &str = get(&row, "kind")?;
             let kind = Kind::of_name(kind).ok_or_else(|| StoreError::Corrupt("kind".to_owned()))?;
@@ -129,25 +176,17 @@ impl Work {
         condition: &'static str,
         argument: String,
     ) -> Result<Vec<(Command, HostFacts)>, StoreError> {
-        sqlx::query(AssertSqlSafe(read_sql(condition)))
-            .bind(argument)
-            .fetch_all(&mut *self.tx)
-            .await
-            .map_err(unavailable)?
-            .iter()
-            .map(read_pair)
-            .collect()
+        self.tx.all(sql(read_sql(condition)).bind(argument)).await?.iter().map(read_pair).collect()
     }
 
     /// Takes `n` slots of the fleet's pace; the first is returned, the others follow `pace_ms` apart.
     pub async fn slots(&mut self, n: i64, pace_ms: i64) -> Result<i64, StoreError> {
-        let row =
-            sqlx::query(SLOTS).bind(self.now).bind(n * pace_ms).fetch_one(&mut *self.tx).await.map_err(unavailable)?;
+        let row = self.tx.one(sql(SLOTS).bind(self.now).bind(n * pace_ms)).await?;
         Ok(get::<i64>(&row, "next_at")? - n * pace_ms)
     }
 }
 
-fn read_pair(row: &SqliteRow) -> Result<(Command, HostFacts), StoreError> {
+fn read_pair(row: &impl Cells) -> Result<(Command, HostFacts), StoreError> {
     let command = rows::command(row)?;
     let facts = rows::facts(row, command.host_id)?;
     Ok((command, facts))

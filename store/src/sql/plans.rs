@@ -3,13 +3,13 @@
 use jobs::{Kind, State};
 use uuid::Uuid;
 
-use super::{batch, commands, hosts, maintenance, presence, queue, rows, work};
+use super::{Engine, batch, commands, hosts, maintenance, presence, rows, work};
 use crate::ListFilter;
 
 /// Each with what it does.
 #[doc(hidden)]
 #[must_use]
-pub fn hot_queries() -> Vec<(&'static str, String)> {
+pub fn hot_queries<E: Engine>() -> Vec<(&'static str, String)> {
     let list = |filter: &ListFilter| commands::list_sql(filter).0;
     let all = ListFilter::default();
     let (batch_id, host_id) = (Some(Uuid::nil()), Some(Uuid::nil()));
@@ -17,6 +17,8 @@ pub fn hot_queries() -> Vec<(&'static str, String)> {
     vec![
         ("due rows", commands::DUE.to_owned()),
         ("rows by id", work::read_sql(commands::BY_ID)),
+        ("hosts in the order of locks", work::lock_sql::<E::Conn>()),
+        ("hosts of commands", work::LOCK_OF.to_owned()),
         ("open rows of a host", work::read_sql(commands::OPEN)),
         ("rows under way of a host", work::read_sql(commands::UNDER_WAY)),
         ("rows that a late deed may concern", work::read_sql(commands::LATELY_UNCONFIRMED)),
@@ -46,6 +48,6 @@ pub fn hot_queries() -> Vec<(&'static str, String)> {
         ("old commands", maintenance::OLD_COMMANDS.to_owned()),
         ("old sessions", maintenance::OLD_SESSIONS.to_owned()),
         ("old keys", maintenance::OLD_KEYS.to_owned()),
-        ("old tasks", queue::OLD_TASKS.to_owned()),
+        ("old tasks", E::OLD_TASKS.to_owned()),
     ]
 }

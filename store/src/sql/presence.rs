@@ -7,9 +7,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    batch,
-    rows::{get, get_uuid, id_list},
-    unavailable,
+    Conn, batch,
+    rows::id_list,
+    statement::{get, get_uuid, sql},
     work::Work,
 };
 use crate::{Applied, Connect, Connected, NewBatch, StoreError, Target};
@@ -22,63 +22,67 @@ const FLAP_MAX: i64 = 6;
 const FLAP_PENALTY_MS: i64 = 60_000;
 
 /// Which of these hosts' rows still name a connection: a new one replaces it.
-pub(super) const NAMED: &str = "SELECT id FROM hosts WHERE connected = 1 AND id IN (SELECT value FROM json_each($1))";
+pub const NAMED: &str = "SELECT id FROM hosts WHERE connected = 1 AND id IN (SELECT value FROM json_each($1))";
 
 /// $1: host, key version, secure, gateway; $3: the window, $4: the most replacements in it, $5: the penalty.
-pub(super) const CONNECT: &str = "UPDATE hosts SET epoch = epoch + 1, secure = v.secure, gateway_id = v.gateway_id, \
+pub const CONNECT: &str = "UPDATE hosts SET epoch = epoch + 1, secure = v.secure, gateway_id = v.gateway_id, \
      connected_at = $2, last_seen_at = $2, disconnected_at = NULL, connected = 1, \
      replacements = CASE WHEN connected = 0 THEN replacements \
          WHEN $2 - replacements_since > $3 THEN 1 ELSE replacements + 1 END, \
      replacements_since = CASE WHEN connected = 1 AND $2 - replacements_since > $3 THEN $2 ELSE replacements_since END, \
      flapping_until = CASE WHEN connected = 1 AND $2 - replacements_since <= $3 AND replacements + 1 > $4 \
          THEN $2 + $5 ELSE flapping_until END \
-     FROM (SELECT value ->> 0 AS id, value ->> 1 AS key_version, value ->> 2 AS secure, value ->> 3 AS gateway_id \
+     FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS key_version, \
+         CAST(value ->> 2 AS BIGINT) AS secure, value ->> 3 AS gateway_id \
          FROM json_each($1)) AS v \
      WHERE hosts.id = v.id AND hosts.key_version = v.key_version RETURNING hosts.id, epoch, flapping_until";
 
 /// $1: host, epoch. Only who is the newest has anything to end.
-pub(super) const DISCONNECT: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
-     disconnected_at = $2 FROM (SELECT value ->> 0 AS id, value ->> 1 AS epoch FROM json_each($1)) AS v \
+pub const DISCONNECT: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
+     disconnected_at = $2 FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS epoch FROM json_each($1)) AS v \
      WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND connected = 1 RETURNING hosts.id, hosts.epoch";
 
 /// $1: host, epoch, secure; $3: the gateway.
-pub(super) const ASSERT_HINTS: &str = "UPDATE hosts SET connected = 1, gateway_id = $3, secure = v.secure, \
+pub const ASSERT_HINTS: &str = "UPDATE hosts SET connected = 1, gateway_id = $3, secure = v.secure, \
      connected_at = COALESCE(connected_at, $2), disconnected_at = NULL \
-     FROM (SELECT value ->> 0 AS id, value ->> 1 AS epoch, value ->> 2 AS secure FROM json_each($1)) AS v \
+     FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS epoch, CAST(value ->> 2 AS BIGINT) AS secure \
+         FROM json_each($1)) AS v \
      WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3)";
 
-pub(super) const CLEAR_HINTS: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
+pub const CLEAR_HINTS: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
      disconnected_at = $1 WHERE connected = 1";
 
 /// Hosts that have not seen the settings their owner wants, and have nothing under way that would tell them.
-pub(super) const UNSEEN: &str = "SELECT id, update_interval FROM hosts h WHERE settings_seen < settings_revision \
+pub const UNSEEN: &str = "SELECT id, update_interval FROM hosts h WHERE settings_seen < settings_revision \
      AND id IN (SELECT value FROM json_each($1)) \
      AND NOT EXISTS (SELECT 1 FROM commands WHERE host_id = h.id AND final = 0 AND kind = 'settings_update')";
 
 /// A condition on `c`: what a connect may wake.
-pub(super) const WAKES: &str = "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \
+pub const WAKES: &str = "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \
      AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id";
 
 /// Makes each connection its host's newest: one statement for the group.
-pub(super) async fn take_epochs(work: &mut Work, connects: &[Connect]) -> Result<Vec<Connected>, StoreError> {
-    let replaced: HashSet<Uuid> = sqlx::query(NAMED)
-        .bind(id_list(connects.iter().map(|c| &c.host_id)))
-        .fetch_all(&mut *work.tx)
-        .await
-        .map_err(unavailable)?
+pub async fn take_epochs<C: Conn>(work: &mut Work<C>, connects: &[Connect]) -> Result<Vec<Connected>, StoreError> {
+    work.lock(connects.iter().map(|c| &c.host_id)).await?;
+    let replaced: HashSet<Uuid> = work
+        .tx
+        .all(sql(NAMED).bind(id_list(connects.iter().map(|c| &c.host_id))))
+        .await?
         .iter()
         .map(|row| get_uuid(row, "id"))
         .collect::<Result<_, _>>()?;
     let rows: Vec<_> = connects.iter().map(|c| (c.host_id, c.key_version, i64::from(c.secure), c.gateway_id)).collect();
-    let rows = sqlx::query(CONNECT)
-        .bind(json!(rows).to_string())
-        .bind(work.now)
-        .bind(FLAP_WINDOW_MS)
-        .bind(FLAP_MAX)
-        .bind(FLAP_PENALTY_MS)
-        .fetch_all(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
+    let rows = work
+        .tx
+        .all(
+            sql(CONNECT)
+                .bind(json!(rows).to_string())
+                .bind(work.now)
+                .bind(FLAP_WINDOW_MS)
+                .bind(FLAP_MAX)
+                .bind(FLAP_PENALTY_MS),
+        )
+        .await?;
     let mut epochs = HashMap::with_capacity(rows.len());
     for row in &rows {
         let flapping = get::<i64>(row, "flapping_until")? > work.now;
@@ -93,8 +97,8 @@ pub(super) async fn take_epochs(work: &mut Work, connects: &[Connect]) -> Result
 }
 
 /// A command by `system` for each host that has not seen the settings its owner wants.
-pub(super) async fn want_seen(work: &mut Work, hosts: &[Uuid]) -> Result<(), StoreError> {
-    let rows = sqlx::query(UNSEEN).bind(id_list(hosts)).fetch_all(&mut *work.tx).await.map_err(unavailable)?;
+pub async fn want_seen<C: Conn>(work: &mut Work<C>, hosts: &[Uuid]) -> Result<(), StoreError> {
+    let rows = work.tx.all(sql(UNSEEN).bind(id_list(hosts))).await?;
     let mut by_minutes: BTreeMap<i64, Vec<(Uuid, Uuid)>> = BTreeMap::new();
     for row in rows {
         let fresh = (Uuid::now_v7(), get_uuid(&row, "id")?);
@@ -118,7 +122,7 @@ pub(super) async fn want_seen(work: &mut Work, hosts: &[Uuid]) -> Result<(), Sto
 }
 
 /// Wakes what waits for these hosts, a later statement of the transaction that made them connected. Answers what moved.
-pub(super) async fn wake(work: &mut Work, hosts: &[Uuid], pace_ms: i64) -> Result<Vec<Applied>, StoreError> {
+pub async fn wake<C: Conn>(work: &mut Work<C>, hosts: &[Uuid], pace_ms: i64) -> Result<Vec<Applied>, StoreError> {
     let open = work.read(WAKES, id_list(hosts)).await?;
     let paced = |c: &Command| c.state == State::Waiting && c.kind.spec().paced();
     let n = open.iter().filter(|(c, _)| paced(c)).count();

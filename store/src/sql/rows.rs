@@ -7,50 +7,33 @@ use jobs::{
     command::{ComplianceMode, Times},
 };
 use schemas::Generation;
-use sqlx::{
-    Row, Sqlite, SqliteConnection,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
-};
 use uuid::Uuid;
 
-use super::unavailable;
+use super::{
+    Conn,
+    statement::{Cells, Statement, Value, get, get_bool, get_uuid, sql, uuid},
+};
 use crate::{Host, ReportSummaryRow, StoreError};
 
 /// The columns of a command, in the order that [`command`] reads them.
-pub(super) const COMMAND: &str = "c.id, c.host_id, c.batch_id, c.kind, c.payload, c.state, c.attempt, c.losses, c.refusals, \
+pub const COMMAND: &str = "c.id, c.host_id, c.batch_id, c.kind, c.payload, c.state, c.attempt, c.losses, c.refusals, \
      c.asked_epoch, c.held_epoch, c.not_before, c.expires_at, c.next_check_at, c.cancel_requested_at, c.last_sign_at, \
      c.returned_at, c.queued_at, c.waiting_at, c.sending_at, c.sent_at, c.delivered_at, c.running_at, c.succeeded_at, \
      c.failed_at, c.cancelled_at, c.unconfirmed_at, c.expired_at, c.evidence, c.error, c.notes, c.requested_by, c.traceparent";
 
 /// The columns of a host's facts.
-pub(super) const FACTS: &str = "h.id AS h_id, h.api_id, h.epoch, h.connected, h.agent_version, h.docker_enabled, \
+pub const FACTS: &str = "h.id AS h_id, h.api_id, h.epoch, h.connected, h.agent_version, h.docker_enabled, \
      h.compliance_mode, h.openscap_enabled, h.docker_bench_enabled, h.update_interval";
-
-pub(super) fn uuid(text: &str) -> Result<Uuid, StoreError> {
-    Uuid::parse_str(text).map_err(|_| StoreError::Corrupt("an id is no UUID".to_owned()))
-}
-
-pub(super) fn get<'r, T>(row: &'r SqliteRow, column: &str) -> Result<T, StoreError>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(column).map_err(unavailable)
-}
-
-pub(super) fn get_uuid(row: &SqliteRow, column: &str) -> Result<Uuid, StoreError> {
-    uuid(get::<&str>(row, column)?)
-}
 
 fn json<T: serde::de::DeserializeOwned>(text: &str, column: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|e| StoreError::Corrupt(format!("column {column}: {e}")))
 }
 
-pub(super) fn small(n: i64) -> i32 {
+pub fn small(n: i64) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-pub(super) fn command(row: &SqliteRow) -> Result<Command, StoreError> {
+pub fn command(row: &impl Cells) -> Result<Command, StoreError> {
     let kind: &str = get(row, "kind")?;
     let state: &str = get(row, "state")?;
     let mut times = Times::default();
@@ -86,7 +69,7 @@ pub(super) fn command(row: &SqliteRow) -> Result<Command, StoreError> {
 }
 
 /// Facts of the host that `row` was joined with; a host that was removed is offline for ever.
-pub(super) fn facts(row: &SqliteRow, host_id: Uuid) -> Result<HostFacts, StoreError> {
+pub fn facts(row: &impl Cells, host_id: Uuid) -> Result<HostFacts, StoreError> {
     if get::<Option<&str>>(row, "h_id")?.is_none() {
         return Ok(HostFacts {
             id: host_id,
@@ -106,22 +89,22 @@ pub(super) fn facts(row: &SqliteRow, host_id: Uuid) -> Result<HostFacts, StoreEr
         id: host_id,
         api_id: get(row, "api_id")?,
         epoch: get(row, "epoch")?,
-        connected: get::<i64>(row, "connected")? != 0,
+        connected: get_bool(row, "connected")?,
         generation: version.and_then(Generation::of_version),
-        docker_enabled: get::<i64>(row, "docker_enabled")? != 0,
+        docker_enabled: get_bool(row, "docker_enabled")?,
         compliance_mode: ComplianceMode::of_name(get(row, "compliance_mode")?),
-        openscap_enabled: get::<i64>(row, "openscap_enabled")? != 0,
-        docker_bench_enabled: get::<i64>(row, "docker_bench_enabled")? != 0,
+        openscap_enabled: get_bool(row, "openscap_enabled")?,
+        docker_bench_enabled: get_bool(row, "docker_bench_enabled")?,
         update_interval: minutes(row)?,
     })
 }
 
-fn minutes(row: &SqliteRow) -> Result<u32, StoreError> {
+fn minutes(row: &impl Cells) -> Result<u32, StoreError> {
     u32::try_from(get::<i64>(row, "update_interval")?).map_err(|_| StoreError::Corrupt("update_interval".to_owned()))
 }
 
 /// A host, from `SELECT h.*, h.id AS h_id`.
-pub(super) fn host(row: &SqliteRow) -> Result<Host, StoreError> {
+pub fn host(row: &impl Cells) -> Result<Host, StoreError> {
     let id = get_uuid(row, "id")?;
     let gateway: Option<&str> = get(row, "gateway_id")?;
     let reported_at: Option<i64> = get(row, "reported_at")?;
@@ -138,14 +121,14 @@ pub(super) fn host(row: &SqliteRow) -> Result<Host, StoreError> {
             packages: get(row, "packages")?,
             updates: get(row, "updates")?,
             security_updates: get(row, "security_updates")?,
-            needs_reboot: get::<i64>(row, "needs_reboot")? != 0,
+            needs_reboot: get_bool(row, "needs_reboot")?,
             reboot_reason: get(row, "reboot_reason")?,
         }),
     };
     Ok(Host {
         facts: facts(row, id)?,
         name: get(row, "name")?,
-        secure: get::<i64>(row, "secure")? != 0,
+        secure: get_bool(row, "secure")?,
         gateway_id: gateway.map(uuid).transpose()?,
         connected_at: get(row, "connected_at")?,
         disconnected_at: get(row, "disconnected_at")?,
@@ -194,43 +177,54 @@ const CHANGING: [&str; 28] = [
 const SHAPES: [usize; 3] = [1, 8, 64];
 
 /// Writes `rows` commands in one statement; rows without an id are none.
-pub(super) fn update_sql(rows: usize) -> String {
+pub fn update_sql(rows: usize) -> String {
     let sets: Vec<String> =
         CHANGING.iter().enumerate().map(|(i, name)| format!("{name} = v.column{}", i + 2)).collect();
-    let row = format!("({}?)", "?, ".repeat(CHANGING.len()));
-    let rows = vec![row; rows].join(", ");
-    format!("UPDATE commands SET {} FROM (VALUES {rows}) AS v WHERE commands.id = v.column1", sets.join(", "))
+    let width = CHANGING.len() + 1;
+    let row = |n: usize| {
+        let places: Vec<String> = (1..=width).map(|i| format!("${}", n * width + i)).collect();
+        format!("({})", places.join(", "))
+    };
+    let rows: Vec<String> = (0..rows).map(row).collect();
+    let (sets, rows) = (sets.join(", "), rows.join(", "));
+    format!("UPDATE commands SET {sets} FROM (VALUES {rows}) AS v WHERE commands.id = v.column1")
 }
 
 static UPDATES: LazyLock<[String; SHAPES.len()]> = LazyLock::new(|| SHAPES.map(update_sql));
 
 /// Writes everything of these commands that may change.
-pub(super) async fn update<'a>(
-    tx: &mut SqliteConnection,
-    commands: impl ExactSizeIterator<Item = &'a Command>,
+pub async fn update<'a, C: Conn>(
+    tx: &mut C,
+    mut commands: impl ExactSizeIterator<Item = &'a Command> + Send,
 ) -> Result<(), StoreError> {
-    let mut commands = commands;
     while commands.len() > 0 {
         let shape = SHAPES.iter().position(|n| *n >= commands.len()).unwrap_or(SHAPES.len() - 1);
-        let mut query = sqlx::query(UPDATES[shape].as_str());
+        let mut statement = sql(UPDATES[shape].as_str());
         for _ in 0..SHAPES[shape] {
-            query = match commands.next() {
-                Some(command) => bind(query, command)?,
-                None => (0..=CHANGING.len()).fold(query, |q, _| q.bind(None::<i64>)),
+            statement = match commands.next() {
+                Some(command) => bind(statement, command)?,
+                None => nobody(statement),
             };
         }
-        query.execute(&mut *tx).await.map_err(unavailable)?;
+        tx.run(statement).await?;
     }
     Ok(())
 }
 
-type Bound = Query<'static, Sqlite, SqliteArguments>;
+/// A row that is none: its id is null. Each value has its column's type all the same.
+fn nobody(statement: Statement) -> Statement {
+    let null = |name: &&str| match *name {
+        "id" | "state" | "evidence" | "error" | "notes" => Value::Text(None),
+        _ => Value::Int(None),
+    };
+    std::iter::once("id").chain(CHANGING).fold(statement, |statement, name| statement.bind(null(&name)))
+}
 
-fn bind(query: Bound, c: &Command) -> Result<Bound, StoreError> {
+fn bind(statement: Statement, c: &Command) -> Result<Statement, StoreError> {
     let unwritable = |e: serde_json::Error| StoreError::Corrupt(e.to_string());
     let evidence = c.evidence.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?;
     let notes = serde_json::to_string(&c.notes).map_err(unwritable)?;
-    let query = query
+    let statement = statement
         .bind(c.id.to_string())
         .bind(c.state.name())
         .bind(i64::from(c.is_final()))
@@ -249,11 +243,11 @@ fn bind(query: Bound, c: &Command) -> Result<Bound, StoreError> {
         .bind(c.error.clone())
         .bind(notes)
         .bind(c.is_final().then(|| c.times.at(c.state)).flatten());
-    Ok(State::ALL.iter().fold(query, |q, state| q.bind(c.times.at(*state))))
+    Ok(State::ALL.iter().fold(statement, |statement, state| statement.bind(c.times.at(*state))))
 }
 
 /// A JSON array of ids, for `IN (SELECT value FROM json_each($1))`: one statement whatever their number.
-pub(super) fn id_list<'a>(ids: impl IntoIterator<Item = &'a Uuid>) -> String {
+pub fn id_list<'a>(ids: impl IntoIterator<Item = &'a Uuid>) -> String {
     let ids: Vec<String> = ids.into_iter().map(Uuid::to_string).collect();
     serde_json::to_string(&ids).unwrap_or_else(|_| "[]".to_owned())
 }

@@ -4,14 +4,12 @@ use async_trait::async_trait;
 use jobs::Deed;
 use schemas::report::{PackageFlags, merge_partial};
 use serde_json::{Map, Value};
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
-    SqliteStore,
+    Conn, Engine, SqlStore,
     commands::observe,
-    rows::{get, get_uuid},
-    unavailable,
+    statement::{get, get_uuid, sql},
 };
 use crate::{Applied, ReportBody, Reports, ScanRow, StoreError, StoredStatus};
 
@@ -19,11 +17,12 @@ use crate::{Applied, ReportBody, Reports, ScanRow, StoreError, StoredStatus};
 const SCANS_KEPT: i64 = 50;
 
 #[async_trait]
-impl Reports for SqliteStore {
+impl<E: Engine> Reports for SqlStore<E> {
     async fn save_report(&self, host_id: Uuid, report: ReportBody) -> Result<([i64; 3], Vec<Applied>), StoreError> {
         // A whole report is made ready before anybody waits for the writer.
         let whole = report.summary.sections.is_empty().then(|| Ready::new(&report.body)).transpose()?;
         let mut work = self.work().await?;
+        work.lock([&host_id]).await?;
         let ready = match whole {
             Some(ready) => ready,
             None => {
@@ -31,16 +30,15 @@ impl Reports for SqliteStore {
                 Ready::new(&merge_partial(stored, report.body, &report.summary.sections))?
             }
         };
-        sqlx::query(
-            "INSERT INTO host_reports (host_id, body, received_at) VALUES ($1, $2, $3) \
-             ON CONFLICT (host_id) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
-        )
-        .bind(host_id.to_string())
-        .bind(&ready.text)
-        .bind(work.now)
-        .execute(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
+        work.tx
+            .run(
+                sql("INSERT INTO host_reports (host_id, body, received_at) VALUES ($1, $2, $3) \
+             ON CONFLICT (host_id) DO UPDATE SET body = excluded.body, received_at = excluded.received_at")
+                .bind(host_id.to_string())
+                .bind(&ready.text)
+                .bind(work.now),
+            )
+            .await?;
         summarise(&mut work.tx, host_id, &ready, work.now).await?;
         let moved = observe(&mut work, host_id, &[Deed::Report]).await?;
         self.finish(work).await?;
@@ -48,7 +46,7 @@ impl Reports for SqliteStore {
     }
 
     async fn report(&self, host_id: Uuid) -> Result<Option<Value>, StoreError> {
-        let mut reader = self.readers.acquire().await.map_err(unavailable)?;
+        let mut reader = self.reader().await?;
         Ok(stored_report(&mut reader, host_id).await?.map(Value::Object))
     }
 
@@ -60,30 +58,28 @@ impl Reports for SqliteStore {
         deed: &Deed,
     ) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
-        sqlx::query(
-            "INSERT INTO integration_status (host_id, integration, body, received_at) VALUES ($1, $2, $3, $4) \
+        work.lock([&host_id]).await?;
+        work.tx
+            .run(
+                sql(
+                    "INSERT INTO integration_status (host_id, integration, body, received_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (host_id, integration) DO UPDATE SET body = excluded.body, received_at = excluded.received_at",
-        )
-        .bind(host_id.to_string())
-        .bind(integration)
-        .bind(body.to_string())
-        .bind(work.now)
-        .execute(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
+                )
+                .bind(host_id.to_string())
+                .bind(integration)
+                .bind(body.to_string())
+                .bind(work.now),
+            )
+            .await?;
         let moved = observe(&mut work, host_id, std::slice::from_ref(deed)).await?;
         self.finish(work).await?;
         Ok(moved)
     }
 
     async fn integration_status(&self, host_id: Uuid) -> Result<Vec<StoredStatus>, StoreError> {
-        sqlx::query(
+        self.reader().await?.all(sql(
             "SELECT integration, body, received_at FROM integration_status WHERE host_id = $1 ORDER BY integration",
-        )
-        .bind(host_id.to_string())
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?
+        ).bind(host_id.to_string())).await?
         .iter()
         .map(|row| {
             Ok(StoredStatus {
@@ -97,48 +93,39 @@ impl Reports for SqliteStore {
 
     async fn save_scans(&self, host_id: Uuid, scans: &[Value], deed: &Deed) -> Result<Vec<Applied>, StoreError> {
         let mut work = self.work().await?;
+        work.lock([&host_id]).await?;
         if are_stored(&mut work.tx, host_id, scans).await? {
             return Ok(Vec::new());
         }
         let text = |scan: &Value, field: &str| scan.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         for scan in scans {
-            sqlx::query(
+            work.tx.run(sql(
                 "INSERT INTO compliance_scans (id, host_id, profile_type, profile_name, status, score, body, received_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            )
-            .bind(Uuid::now_v7().to_string())
-            .bind(host_id.to_string())
-            .bind(text(scan, "profile_type"))
-            .bind(text(scan, "profile_name"))
-            .bind(text(scan, "status"))
-            .bind(scan.get("score").and_then(Value::as_f64))
-            .bind(scan.to_string())
-            .bind(work.now)
-            .execute(&mut *work.tx)
-            .await
-            .map_err(unavailable)?;
+            ).bind(Uuid::now_v7().to_string()).bind(host_id.to_string()).bind(text(scan, "profile_type")).bind(text(scan, "profile_name")).bind(text(scan, "status")).bind(scan.get("score").and_then(Value::as_f64)).bind(scan.to_string()).bind(work.now)).await?;
         }
-        sqlx::query(
-            "DELETE FROM compliance_scans WHERE host_id = $1 AND id NOT IN \
-             (SELECT id FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2)",
-        )
-        .bind(host_id.to_string())
-        .bind(SCANS_KEPT)
-        .execute(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
+        work.tx
+            .run(
+                sql("DELETE FROM compliance_scans WHERE host_id = $1 AND id NOT IN \
+             (SELECT id FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2)")
+                .bind(host_id.to_string())
+                .bind(SCANS_KEPT),
+            )
+            .await?;
         let moved = observe(&mut work, host_id, std::slice::from_ref(deed)).await?;
         self.finish(work).await?;
         Ok(moved)
     }
 
     async fn scans(&self, host_id: Uuid, limit: u32) -> Result<Vec<ScanRow>, StoreError> {
-        sqlx::query("SELECT * FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2")
-            .bind(host_id.to_string())
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(unavailable)?
+        self.reader()
+            .await?
+            .all(
+                sql("SELECT * FROM compliance_scans WHERE host_id = $1 ORDER BY id DESC LIMIT $2")
+                    .bind(host_id.to_string())
+                    .bind(limit),
+            )
+            .await?
             .iter()
             .map(|row| {
                 Ok(ScanRow {
@@ -158,19 +145,13 @@ impl Reports for SqliteStore {
 
 /// A post whose answer got lost is made again (protocol 6-10). It has done what it does, and the host may be about the next
 /// scan by now.
-async fn are_stored(tx: &mut SqliteConnection, host_id: Uuid, scans: &[Value]) -> Result<bool, StoreError> {
+async fn are_stored<C: Conn>(tx: &mut C, host_id: Uuid, scans: &[Value]) -> Result<bool, StoreError> {
     for scan in scans {
         // Only a body of the same size is read.
         let body = scan.to_string();
-        let stored = sqlx::query(
+        let stored = tx.optional(sql(
             "SELECT 1 FROM compliance_scans WHERE host_id = $1 AND octet_length(body) = $2 AND body = $3 LIMIT 1",
-        )
-        .bind(host_id.to_string())
-        .bind(i64::try_from(body.len()).unwrap_or(i64::MAX))
-        .bind(body)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        ).bind(host_id.to_string()).bind(i64::try_from(body.len()).unwrap_or(i64::MAX)).bind(body)).await?;
         if stored.is_none() {
             return Ok(false);
         }
@@ -182,12 +163,8 @@ fn value(text: &str) -> Result<Value, StoreError> {
     serde_json::from_str(text).map_err(|e| StoreError::Corrupt(format!("a stored body: {e}")))
 }
 
-async fn stored_report(tx: &mut SqliteConnection, host_id: Uuid) -> Result<Option<Map<String, Value>>, StoreError> {
-    let row = sqlx::query("SELECT body FROM host_reports WHERE host_id = $1")
-        .bind(host_id.to_string())
-        .fetch_optional(tx)
-        .await
-        .map_err(unavailable)?;
+async fn stored_report<C: Conn>(tx: &mut C, host_id: Uuid) -> Result<Option<Map<String, Value>>, StoreError> {
+    let row = tx.optional(sql("SELECT body FROM host_reports WHERE host_id = $1").bind(host_id.to_string())).await?;
     let Some(row) = row else { return Ok(None) };
     match value(get(&row, "body")?)? {
         Value::Object(map) => Ok(Some(map)),
@@ -238,8 +215,8 @@ impl Ready {
     }
 }
 
-async fn summarise(tx: &mut SqliteConnection, host_id: Uuid, ready: &Ready, now: i64) -> Result<(), StoreError> {
-    let mut query = sqlx::query(
+async fn summarise<C: Conn>(tx: &mut C, host_id: Uuid, ready: &Ready, now: i64) -> Result<(), StoreError> {
+    let mut query = sql(
         "UPDATE hosts SET reported_at = $1, last_seen_at = $1, packages = $2, updates = $3, security_updates = $4, \
          needs_reboot = $5, agent_version = COALESCE($6, agent_version), os_type = $7, os_version = $8, hostname = $9, \
          ip = $10, architecture = $11, kernel_version = $12, reboot_reason = $13 WHERE id = $14",
@@ -253,5 +230,5 @@ async fn summarise(tx: &mut SqliteConnection, host_id: Uuid, ready: &Ready, now:
     for text in &ready.summary {
         query = query.bind(text);
     }
-    query.bind(host_id.to_string()).execute(tx).await.map(drop).map_err(unavailable)
+    tx.run(query.bind(host_id.to_string())).await.map(drop)
 }

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use jobs::{Kind, State};
 use serde_json::json;
-use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
-    rows::{get, get_uuid, id_list},
-    unavailable,
-    work::Work,
+    Conn,
+    rows::id_list,
+    statement::{get, get_uuid, sql},
+    work::{Work, lock_sql},
 };
 use crate::{
     Created, CreatedCommand, NewBatch, NotCreated, StoreError, Target,
@@ -18,26 +18,26 @@ use crate::{
 };
 
 /// States in which an identical scan serves instead.
-pub(super) const TWIN_SCANS: &str = "('queued', 'waiting', 'sending', 'sent', 'delivered', 'running')";
+pub const TWIN_SCANS: &str = "('queued', 'waiting', 'sending', 'sent', 'delivered', 'running')";
 /// States in which an identical command of another kind does: its host has not read it.
-pub(super) const TWINS: &str = "('queued', 'waiting', 'sending')";
+pub const TWINS: &str = "('queued', 'waiting', 'sending')";
 
 /// Open commands of these hosts that ask for the same; the oldest comes last.
-pub(super) fn twins_sql(states: &str) -> String {
+pub fn twins_sql(states: &str) -> String {
     format!(
         "SELECT id, host_id, state FROM commands WHERE final = 0 AND kind = $1 AND payload = $2 AND state IN {states} \
          AND cancel_requested_at IS NULL AND host_id IN (SELECT value FROM json_each($3)) ORDER BY id DESC"
     )
 }
 
-pub(super) const OPEN_COUNTS: &str = "SELECT host_id, COUNT(*) AS n FROM commands \
+pub const OPEN_COUNTS: &str = "SELECT host_id, COUNT(*) AS n FROM commands \
      WHERE final = 0 AND host_id IN (SELECT value FROM json_each($1)) GROUP BY host_id";
 
 /// Rows one INSERT carries.
 const ROWS: usize = 1_000;
 
-pub(super) async fn create(
-    work: &mut Work,
+pub async fn create<C: Conn>(
+    work: &mut Work<C>,
     batch: &NewBatch,
     pace_ms: i64,
 ) -> Result<Result<Created, NotCreated>, StoreError> {
@@ -83,19 +83,16 @@ fn show(created: &mut Created, id: Uuid, host_id: Uuid, state: State) {
 }
 
 /// The answer that the first request with this key got.
-async fn replay(work: &mut Work, batch: &NewBatch) -> Result<Option<Result<Created, NotCreated>>, StoreError> {
+async fn replay<C: Conn>(
+    work: &mut Work<C>,
+    batch: &NewBatch,
+) -> Result<Option<Result<Created, NotCreated>>, StoreError> {
     let Some((key, hash)) = &batch.idempotency else {
         return Ok(None);
     };
-    let row = sqlx::query(
+    let row = work.tx.optional(sql(
         "SELECT request_hash, answer FROM idempotency_keys WHERE username = $1 AND key = $2 AND created_at > $3",
-    )
-    .bind(&batch.requested_by)
-    .bind(key)
-    .bind(work.now - 86_400_000)
-    .fetch_optional(&mut *work.tx)
-    .await
-    .map_err(unavailable)?;
+    ).bind(&batch.requested_by).bind(key).bind(work.now - 86_400_000)).await?;
     let Some(row) = row else { return Ok(None) };
     if get::<&str>(&row, "request_hash")? != hash {
         return Ok(Some(Err(NotCreated::OtherRequest)));
@@ -104,33 +101,26 @@ async fn replay(work: &mut Work, batch: &NewBatch) -> Result<Option<Result<Creat
     Ok(Some(Ok(answer)))
 }
 
-async fn remember(work: &mut Work, batch: &NewBatch, created: &Created) -> Result<(), StoreError> {
+async fn remember<C: Conn>(work: &mut Work<C>, batch: &NewBatch, created: &Created) -> Result<(), StoreError> {
     let Some((key, hash)) = &batch.idempotency else {
         return Ok(());
     };
     let answer = serde_json::to_string(created).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    sqlx::query("INSERT OR REPLACE INTO idempotency_keys (username, key, request_hash, answer, created_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(&batch.requested_by)
-        .bind(key)
-        .bind(hash)
-        .bind(answer)
-        .bind(work.now)
-        .execute(&mut *work.tx)
-        .await
-        .map(drop)
-        .map_err(unavailable)
+    work.tx.run(sql(
+        "INSERT INTO idempotency_keys (username, key, request_hash, answer, created_at) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (username, key) DO UPDATE SET request_hash = excluded.request_hash, answer = excluded.answer, \
+         created_at = excluded.created_at",
+    ).bind(&batch.requested_by).bind(key).bind(hash).bind(answer).bind(work.now)).await.map(drop)
 }
 
-/// The hosts of the batch, in id order, each once; or those that do not exist.
-async fn hosts(work: &mut Work, target: &Target) -> Result<Result<Vec<Uuid>, Vec<Uuid>>, StoreError> {
+/// The hosts of the batch, locked, in id order, each once; or those that do not exist.
+async fn hosts<C: Conn>(work: &mut Work<C>, target: &Target) -> Result<Result<Vec<Uuid>, Vec<Uuid>>, StoreError> {
     let query = match target {
-        Target::All => sqlx::query("SELECT id FROM hosts ORDER BY id"),
-        Target::Hosts(ids) => {
-            sqlx::query("SELECT id FROM hosts WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id")
-                .bind(id_list(ids))
-        }
+        Target::All => sql(format!("SELECT id FROM hosts ORDER BY id{}", C::LOCK)),
+        Target::Hosts(ids) => sql(lock_sql::<C>()).bind(id_list(ids)),
     };
-    let rows = query.fetch_all(&mut *work.tx).await.map_err(unavailable)?;
+    let rows = work.tx.all(query).await?;
+    work.refresh();
     let found: Vec<Uuid> = rows.iter().map(|row| get_uuid(row, "id")).collect::<Result<_, _>>()?;
     if let Target::Hosts(asked) = target {
         let known: HashSet<&Uuid> = found.iter().collect();
@@ -145,33 +135,34 @@ async fn hosts(work: &mut Work, target: &Target) -> Result<Result<Vec<Uuid>, Vec
 }
 
 /// The interval is what the host's owner wants from now on, whatever becomes of the frame.
-async fn want_settings(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Result<(), StoreError> {
+async fn want_settings<C: Conn>(work: &mut Work<C>, batch: &NewBatch, hosts: &[Uuid]) -> Result<(), StoreError> {
     let minutes = batch.payload.get(jobs::kinds::settings_update::UPDATE_INTERVAL);
-    sqlx::query(
-        "UPDATE hosts SET update_interval = $1, settings_revision = settings_revision + 1 \
-         WHERE id IN (SELECT value FROM json_each($2))",
-    )
-    .bind(minutes.and_then(serde_json::Value::as_i64))
-    .bind(id_list(hosts))
-    .execute(&mut *work.tx)
-    .await
-    .map(drop)
-    .map_err(unavailable)
+    work.tx
+        .run(
+            sql("UPDATE hosts SET update_interval = $1, settings_revision = settings_revision + 1 \
+         WHERE id IN (SELECT value FROM json_each($2))")
+            .bind(minutes.and_then(serde_json::Value::as_i64))
+            .bind(id_list(hosts)),
+        )
+        .await
+        .map(drop)
 }
 
-async fn open_counts(work: &mut Work, hosts: &[Uuid]) -> Result<HashMap<Uuid, i64>, StoreError> {
-    sqlx::query(OPEN_COUNTS)
-        .bind(id_list(hosts))
-        .fetch_all(&mut *work.tx)
-        .await
-        .map_err(unavailable)?
+async fn open_counts<C: Conn>(work: &mut Work<C>, hosts: &[Uuid]) -> Result<HashMap<Uuid, i64>, StoreError> {
+    work.tx
+        .all(sql(OPEN_COUNTS).bind(id_list(hosts)))
+        .await?
         .iter()
         .map(|row| Ok((get_uuid(row, "host_id")?, get(row, "n")?)))
         .collect()
 }
 
 /// Open commands that do what the batch asks for: a scan in any open state, another kind only while it is not sent.
-async fn twins(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Result<HashMap<Uuid, (Uuid, State)>, StoreError> {
+async fn twins<C: Conn>(
+    work: &mut Work<C>,
+    batch: &NewBatch,
+    hosts: &[Uuid],
+) -> Result<HashMap<Uuid, (Uuid, State)>, StoreError> {
     let spec = batch.kind.spec();
     let states = if spec.exclusive() {
         TWIN_SCANS
@@ -180,14 +171,10 @@ async fn twins(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Result<Hash
     } else {
         return Ok(HashMap::new());
     };
-    let sql = twins_sql(states);
-    sqlx::query(AssertSqlSafe(sql))
-        .bind(batch.kind.name())
-        .bind(batch.payload.to_string())
-        .bind(id_list(hosts))
-        .fetch_all(&mut *work.tx)
-        .await
-        .map_err(unavailable)?
+    let text = twins_sql(states);
+    work.tx
+        .all(sql(text).bind(batch.kind.name()).bind(batch.payload.to_string()).bind(id_list(hosts)))
+        .await?
         .iter()
         .map(|row| {
             let state = State::of_name(get(row, "state")?).ok_or_else(|| StoreError::Corrupt("state".to_owned()))?;
@@ -196,8 +183,8 @@ async fn twins(work: &mut Work, batch: &NewBatch, hosts: &[Uuid]) -> Result<Hash
         .collect()
 }
 
-pub(super) async fn insert(
-    work: &mut Work,
+pub async fn insert<C: Conn>(
+    work: &mut Work<C>,
     batch: &NewBatch,
     fresh: &[(Uuid, Uuid)],
     pace_ms: i64,
@@ -220,23 +207,13 @@ pub(super) async fn insert(
             work.tasks.add(batch.kind.spec().queue(), *id, slot);
             slot += gap_ms;
         }
-        sqlx::query(
+        work.tx.run(sql(
             "INSERT INTO commands (id, host_id, not_before, expires_at, next_check_at, batch_id, kind, payload, state, \
              exclusive, queued_at, requested_by, traceparent) \
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2, $3, $4, 'queued', $5, $6, $7, $8 \
+             SELECT value ->> 0, value ->> 1, CAST(value ->> 2 AS BIGINT), \
+             CAST(value ->> 3 AS BIGINT), CAST(value ->> 4 AS BIGINT), $2, $3, $4, 'queued', $5, $6, $7, $8 \
              FROM json_each($1)",
-        )
-        .bind(serde_json::Value::from(rows).to_string())
-        .bind(batch.id.to_string())
-        .bind(batch.kind.name())
-        .bind(batch.payload.to_string())
-        .bind(i64::from(batch.kind.spec().exclusive()))
-        .bind(work.now)
-        .bind(&batch.requested_by)
-        .bind(batch.traceparent.as_deref())
-        .execute(&mut *work.tx)
-        .await
-        .map_err(unavailable)?;
+        ).bind(serde_json::Value::from(rows).to_string()).bind(batch.id.to_string()).bind(batch.kind.name()).bind(batch.payload.to_string()).bind(i64::from(batch.kind.spec().exclusive())).bind(work.now).bind(&batch.requested_by).bind(batch.traceparent.as_deref())).await?;
     }
     Ok(())
 }

@@ -1,0 +1,226 @@
+-- Times are milliseconds since the Unix epoch; ids are UUIDs as text. Texts that are compared or sorted are so by their
+-- bytes, whatever the database's locale: lists have one order on every engine.
+CREATE TABLE hosts (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
+    api_id TEXT COLLATE "C" NOT NULL UNIQUE,
+    key_hash TEXT NOT NULL,
+    key_digest TEXT,
+    key_version BIGINT NOT NULL DEFAULT 1,
+    -- presence: the newest connection's number, and the hint of who holds it
+    epoch BIGINT NOT NULL DEFAULT 0,
+    connected BIGINT NOT NULL DEFAULT 0,
+    secure BIGINT NOT NULL DEFAULT 0,
+    gateway_id TEXT COLLATE "C",
+    connected_at BIGINT,
+    disconnected_at BIGINT,
+    replacements BIGINT NOT NULL DEFAULT 0,
+    replacements_since BIGINT NOT NULL DEFAULT 0,
+    flapping_until BIGINT NOT NULL DEFAULT 0,
+    -- what its owner wants
+    update_interval BIGINT NOT NULL DEFAULT 60,
+    settings_revision BIGINT NOT NULL DEFAULT 0,
+    settings_seen BIGINT NOT NULL DEFAULT 0,
+    docker_enabled BIGINT NOT NULL DEFAULT 0,
+    compliance_mode TEXT NOT NULL DEFAULT 'on-demand',
+    openscap_enabled BIGINT NOT NULL DEFAULT 1,
+    docker_bench_enabled BIGINT NOT NULL DEFAULT 0,
+    -- what its agent told
+    agent_version TEXT,
+    last_seen_at BIGINT,
+    reported_at BIGINT,
+    os_type TEXT NOT NULL DEFAULT '',
+    os_version TEXT NOT NULL DEFAULT '',
+    hostname TEXT NOT NULL DEFAULT '',
+    ip TEXT NOT NULL DEFAULT '',
+    architecture TEXT NOT NULL DEFAULT '',
+    kernel_version TEXT NOT NULL DEFAULT '',
+    packages BIGINT NOT NULL DEFAULT 0,
+    updates BIGINT NOT NULL DEFAULT 0,
+    security_updates BIGINT NOT NULL DEFAULT 0,
+    needs_reboot BIGINT NOT NULL DEFAULT 0,
+    reboot_reason TEXT NOT NULL DEFAULT '',
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX hosts_held ON hosts (gateway_id) WHERE connected = 1;
+
+CREATE TABLE host_reports (
+    host_id TEXT COLLATE "C" NOT NULL PRIMARY KEY REFERENCES hosts (id) ON DELETE CASCADE,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL
+);
+
+CREATE TABLE integration_status (
+    host_id TEXT COLLATE "C" NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    integration TEXT COLLATE "C" NOT NULL,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL,
+    PRIMARY KEY (host_id, integration)
+);
+
+CREATE TABLE compliance_scans (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    host_id TEXT COLLATE "C" NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    profile_type TEXT NOT NULL,
+    profile_name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    score DOUBLE PRECISION,
+    body TEXT NOT NULL,
+    received_at BIGINT NOT NULL
+);
+CREATE INDEX compliance_scans_host ON compliance_scans (host_id, id);
+CREATE INDEX compliance_scans_age ON compliance_scans (received_at);
+
+-- host_id has no foreign key: the commands of a removed host stay until retention.
+CREATE TABLE commands (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    host_id TEXT COLLATE "C" NOT NULL,
+    batch_id TEXT COLLATE "C" NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    payload TEXT NOT NULL,
+    state TEXT COLLATE "C" NOT NULL,
+    final BIGINT NOT NULL DEFAULT 0,
+    exclusive BIGINT NOT NULL DEFAULT 0,
+    attempt BIGINT NOT NULL DEFAULT 0,
+    losses BIGINT NOT NULL DEFAULT 0,
+    refusals BIGINT NOT NULL DEFAULT 0,
+    asked_epoch BIGINT NOT NULL DEFAULT 0,
+    held_epoch BIGINT,
+    not_before BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    next_check_at BIGINT,
+    cancel_requested_at BIGINT,
+    last_sign_at BIGINT,
+    returned_at BIGINT,
+    queued_at BIGINT,
+    waiting_at BIGINT,
+    sending_at BIGINT,
+    sent_at BIGINT,
+    delivered_at BIGINT,
+    running_at BIGINT,
+    succeeded_at BIGINT,
+    failed_at BIGINT,
+    cancelled_at BIGINT,
+    unconfirmed_at BIGINT,
+    expired_at BIGINT,
+    ended_at BIGINT,
+    evidence TEXT,
+    error TEXT,
+    notes TEXT NOT NULL DEFAULT '{}',
+    requested_by TEXT NOT NULL,
+    traceparent TEXT
+);
+CREATE INDEX commands_due ON commands (next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX commands_open ON commands (host_id, state) WHERE final = 0;
+CREATE UNIQUE INDEX commands_one_scan ON commands (host_id)
+    WHERE exclusive = 1 AND state IN ('sending', 'sent', 'delivered', 'running');
+CREATE INDEX commands_batch ON commands (batch_id, id);
+CREATE INDEX commands_host ON commands (host_id, id);
+CREATE INDEX commands_ended ON commands (ended_at) WHERE ended_at IS NOT NULL;
+
+-- How many commands are in each state, without counting a million rows. Each statement notes what it changed in rows of
+-- its own, so that no two transactions wait for one counter; a worker folds them into the totals every second.
+CREATE TABLE command_totals (
+    kind TEXT COLLATE "C" NOT NULL,
+    state TEXT COLLATE "C" NOT NULL,
+    n BIGINT NOT NULL,
+    PRIMARY KEY (kind, state)
+);
+CREATE TABLE command_changes (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind TEXT COLLATE "C" NOT NULL,
+    state TEXT COLLATE "C" NOT NULL,
+    n BIGINT NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE VIEW command_counts AS
+    SELECT kind, state, CAST(SUM(n) AS BIGINT) AS n
+    FROM (SELECT kind, state, n FROM command_totals UNION ALL SELECT kind, state, n FROM command_changes) AS counted
+    GROUP BY kind, state;
+
+CREATE FUNCTION commands_count_in() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO command_changes (kind, state, n) SELECT kind, state, COUNT(*) FROM added GROUP BY kind, state;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER commands_count_in AFTER INSERT ON commands REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION commands_count_in();
+
+CREATE FUNCTION commands_count_move() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO command_changes (kind, state, n)
+    SELECT kind, state, SUM(n) FROM (
+        SELECT kind, state, 1 AS n FROM added UNION ALL SELECT kind, state, -1 AS n FROM gone
+    ) AS moved GROUP BY kind, state HAVING SUM(n) <> 0;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER commands_count_move AFTER UPDATE ON commands REFERENCING OLD TABLE AS gone NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION commands_count_move();
+
+CREATE FUNCTION commands_count_out() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO command_changes (kind, state, n) SELECT kind, state, -COUNT(*) FROM gone GROUP BY kind, state;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER commands_count_out AFTER DELETE ON commands REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION commands_count_out();
+
+CREATE TABLE idempotency_keys (
+    username TEXT COLLATE "C" NOT NULL,
+    key TEXT COLLATE "C" NOT NULL,
+    request_hash TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (username, key)
+);
+CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+
+-- One row: when the fleet's next paced command may go.
+CREATE TABLE pace (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    next_at BIGINT NOT NULL
+);
+INSERT INTO pace (id, next_at) VALUES (1, 0);
+
+CREATE TABLE schedule_ticks (
+    name TEXT COLLATE "C" NOT NULL,
+    tick BIGINT NOT NULL,
+    PRIMARY KEY (name, tick)
+);
+
+CREATE TABLE roles (
+    name TEXT COLLATE "C" NOT NULL,
+    permission TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (name, permission)
+);
+
+CREATE TABLE users (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    username TEXT COLLATE "C" NOT NULL,
+    name_key TEXT COLLATE "C" NOT NULL UNIQUE,
+    password_hash TEXT NOT NULL,
+    role TEXT COLLATE "C" NOT NULL,
+    active BIGINT NOT NULL DEFAULT 1,
+    created_at BIGINT NOT NULL,
+    last_login_at BIGINT
+);
+
+CREATE TABLE sessions (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    user_id TEXT COLLATE "C" NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    idle_ms BIGINT NOT NULL,
+    last_activity_at BIGINT NOT NULL,
+    revoked_at BIGINT,
+    address TEXT NOT NULL,
+    user_agent TEXT NOT NULL
+);
+CREATE INDEX sessions_user ON sessions (user_id);
+CREATE INDEX sessions_age ON sessions (expires_at);
+
+-- The oldest program that can live with this schema.
+CREATE TABLE schema_floor (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    oldest_version TEXT NOT NULL
+);
+INSERT INTO schema_floor (id, oldest_version) VALUES (1, '0.1.0');

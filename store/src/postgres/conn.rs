@@ -1,0 +1,133 @@
+//! A connection of the pool. It goes back to the pool only when it is known to be idle: one that was left in the middle
+//! of an answer, or did not answer in time, is closed.
+
+use std::{future::Future, io, time::Duration};
+
+use jobs::Queue;
+use sqlx::{
+    PgConnection, Postgres,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+use tokio::{runtime::Handle, time::timeout};
+
+use super::{dialect, queue};
+use crate::{
+    StoreError,
+    sql::{Conn, NewTask, Statement, Value, unavailable},
+};
+
+/// How long a transaction that came to nothing may take to be undone.
+const UNDO: Duration = Duration::from_secs(2);
+
+/// A connection, in a transaction or not.
+pub struct PgConn {
+    /// `None` only while it is dropped.
+    conn: Option<PoolConnection<Postgres>>,
+    deadline: Duration,
+    in_transaction: bool,
+    /// A statement is under way: what comes next on the connection is not ours to know.
+    busy: bool,
+}
+
+impl PgConn {
+    /// A connection outside of any transaction.
+    pub fn plain(conn: PoolConnection<Postgres>, deadline: Duration) -> Self {
+        Self { conn: Some(conn), deadline, in_transaction: false, busy: false }
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&mut self) -> Result<(), StoreError> {
+        self.say("BEGIN").await?;
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    async fn say(&mut self, text: &'static str) -> Result<(), StoreError> {
+        self.with(|conn| async move { sqlx::raw_sql(text).execute(conn).await.map(drop) }).await.map_err(unavailable)
+    }
+
+    /// Runs one exchange within the deadline. While it runs the connection counts as busy; so it stays when the exchange
+    /// is given up, or its future dropped.
+    async fn with<'a, T, F, R>(&'a mut self, run: F) -> Result<T, sqlx::Error>
+    where
+        F: FnOnce(&'a mut PgConnection) -> R,
+        R: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let gone = || sqlx::Error::Io(io::Error::new(io::ErrorKind::NotConnected, "the connection was closed"));
+        let conn = self.conn.as_mut().ok_or_else(gone)?;
+        self.busy = true;
+        match timeout(self.deadline, run(&mut *conn)).await {
+            Ok(done) => {
+                // What the server refuses, it refuses in order; anything else says nothing about what comes next.
+                self.busy = !matches!(done, Ok(_) | Err(sqlx::Error::Database(_)));
+                done
+            }
+            Err(_) => {
+                Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time")))
+            }
+        }
+    }
+}
+
+impl Drop for PgConn {
+    fn drop(&mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        if !self.busy && !self.in_transaction {
+            return;
+        }
+        if let (false, Ok(runtime)) = (self.busy, Handle::try_current()) {
+            // Undone before anybody gets the connection, or closed.
+            runtime.spawn(async move {
+                let undone = timeout(UNDO, sqlx::raw_sql("ROLLBACK").execute(&mut *conn)).await;
+                if !matches!(undone, Ok(Ok(_))) {
+                    drop(conn.detach());
+                }
+            });
+        } else {
+            // The server undoes what was begun when the connection ends.
+            drop(conn.detach());
+        }
+    }
+}
+
+fn query(statement: Statement) -> Query<'static, Postgres, PgArguments> {
+    statement.values.into_iter().fold(sqlx::query(dialect::prepare(statement.text)), |query, value| match value {
+        Value::Int(n) => query.bind(n),
+        Value::Text(text) => query.bind(text.map(storable)),
+        Value::Float(x) => query.bind(x),
+    })
+}
+
+/// PostgreSQL's texts cannot hold the character 0, which an agent's report may.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+impl Conn for PgConn {
+    type Row = PgRow;
+
+    /// Not `FOR UPDATE`: what is stored for a host refers to its row, and must not wait for this.
+    const LOCK: &'static str = " FOR NO KEY UPDATE";
+
+    async fn all(&mut self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
+        self.with(|conn| query(statement).fetch_all(conn)).await.map_err(unavailable)
+    }
+
+    async fn try_run(&mut self, statement: Statement) -> Result<u64, sqlx::Error> {
+        self.with(|conn| query(statement).execute(conn)).await.map(|done| done.rows_affected())
+    }
+
+    async fn push_tasks(&mut self, queue: Queue, tasks: Vec<NewTask>) -> Result<(), StoreError> {
+        self.with(|conn| queue::push(conn, queue, tasks)).await.map_err(unavailable)
+    }
+
+    async fn commit(mut self) -> Result<(), StoreError> {
+        if self.in_transaction {
+            self.say("COMMIT").await?;
+            self.in_transaction = false;
+        }
+        Ok(())
+    }
+}

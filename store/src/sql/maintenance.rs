@@ -1,0 +1,75 @@
+//! Housekeeping.
+
+use async_trait::async_trait;
+use jobs::{Queue, queue::Schedule};
+
+use super::{Conn, Engine, SqlStore, statement::sql, tasks::push_maintenance};
+use crate::{Maintenance, Retired, StoreError};
+
+/// Rows one call removes of each kind: the writer is never held for long.
+const BATCH: i64 = 1_000;
+/// How long finished tasks and ended sessions stay.
+const DAY_MS: i64 = 86_400_000;
+
+pub const OLD_COMMANDS: &str =
+    "DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE ended_at < $1 LIMIT $2)";
+
+pub const OLD_SESSIONS: &str =
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 LIMIT $2)";
+
+pub const OLD_KEYS: &str = "DELETE FROM idempotency_keys WHERE (username, key) IN \
+     (SELECT username, key FROM idempotency_keys WHERE created_at < $1 LIMIT $2)";
+
+#[async_trait]
+impl<E: Engine> Maintenance for SqlStore<E> {
+    async fn tick(&self, schedule: &Schedule) -> Result<bool, StoreError> {
+        let tick = self.now() / 1000 / schedule.every_secs;
+        let taken = self
+            .reader()
+            .await?
+            .optional(sql("SELECT 1 FROM schedule_ticks WHERE name = $1 AND tick = $2").bind(schedule.name).bind(tick))
+            .await?;
+        if taken.is_some() {
+            return Ok(false);
+        }
+        let mut tx = self.engine.begin().await?;
+        let won = tx
+            .run(
+                sql("INSERT INTO schedule_ticks (name, tick) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                    .bind(schedule.name)
+                    .bind(tick),
+            )
+            .await?
+            == 1;
+        if won {
+            tx.run(sql("DELETE FROM schedule_ticks WHERE name = $1 AND tick < $2").bind(schedule.name).bind(tick))
+                .await?;
+            push_maintenance(&mut tx, schedule.name).await?;
+        }
+        tx.commit().await?;
+        if won {
+            self.bell.ring(Queue::Maintenance);
+        }
+        Ok(won)
+    }
+
+    async fn retire(&self, keep_ms: i64) -> Result<Retired, StoreError> {
+        let mut tx = self.engine.begin().await?;
+        let now = self.now();
+        let commands = delete(&mut tx, OLD_COMMANDS, now - keep_ms).await?;
+        let sessions = delete(&mut tx, OLD_SESSIONS, now - DAY_MS).await?;
+        let keys = delete(&mut tx, OLD_KEYS, now - DAY_MS).await?;
+        let tasks = delete(&mut tx, E::OLD_TASKS, (now - DAY_MS.min(keep_ms)) / 1000).await?
+            + tx.run(sql(E::OLD_WORKERS)).await?;
+        tx.commit().await?;
+        Ok(Retired { commands, tasks, sessions, keys })
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.reader().await?.all(sql("SELECT oldest_version FROM schema_floor")).await.map(drop)
+    }
+}
+
+async fn delete<C: Conn>(tx: &mut C, text: &'static str, before: i64) -> Result<u64, StoreError> {
+    tx.run(sql(text).bind(before).bind(BATCH)).await
+}
