@@ -46,12 +46,14 @@ Admin commands work beside a running server, through a socket in its data direct
 pub enum Command {
     /// Serve sockets and HTTP only, beside workers elsewhere
     ///
-    /// Needs a bus and a database that several processes share (NATS, PostgreSQL), which this version cannot use yet.
+    /// Needs a bus and a database that several processes share: PATCHBAY_BUS_URL=nats://…, DATABASE_URL=postgres://…,
+    /// and the same PATCHBAY_SECRET everywhere.
     Gateway,
 
     /// Run jobs only, beside gateways elsewhere
     ///
-    /// Needs a bus and a database that several processes share (NATS, PostgreSQL), which this version cannot use yet.
+    /// Needs a bus and a database that several processes share: PATCHBAY_BUS_URL=nats://…, DATABASE_URL=postgres://…,
+    /// and the same PATCHBAY_SECRET everywhere.
     Worker,
 
     /// Manage hosts

@@ -83,6 +83,11 @@ impl Config {
         self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("patchbay.db")))
     }
 
+    /// Can other processes use the same database?
+    pub fn is_shared(&self) -> bool {
+        matches!(self.database(), DatabaseUrl::Postgres(_))
+    }
+
     /// How long closing all sockets may take when this process stops.
     pub fn drain(&self) -> Duration {
         match (self.drain_secs, self.role) {
@@ -117,24 +122,8 @@ impl Config {
             ));
         }
         match self.role {
-            Role::Embedded => self.check_adapters_are_built_in(problems),
+            Role::Embedded => {}
             Role::Gateway | Role::Worker => self.check_adapters_are_shared(problems),
-        }
-    }
-
-    /// One process on its own may use any adapter that this version has.
-    fn check_adapters_are_built_in(&self, problems: &mut Problems) {
-        if let DatabaseUrl::Postgres(url) = self.database() {
-            problems.add(format!(
-                "DATABASE_URL is {url}, but this version cannot use PostgreSQL yet (a later one will); expected \
-                 sqlite:<path>, or leave it unset"
-            ));
-        }
-        if let BusUrl::Nats(url) = &self.bus_url {
-            problems.add(format!(
-                "PATCHBAY_BUS_URL is {url}, but this version cannot use NATS yet (a later one will); expected memory:, \
-                 or leave it unset"
-            ));
         }
     }
 
@@ -161,10 +150,6 @@ impl Config {
                 "PATCHBAY_SECRET is not set; `patchbay {role}` needs the same secret of at least 32 bytes as all its peers"
             ));
         }
-        problems.add(format!(
-            "`patchbay {role}` needs NATS and PostgreSQL, which this version cannot use yet (a later one will); run \
-             `patchbay` alone, which does both"
-        ));
     }
 }
 

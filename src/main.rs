@@ -7,6 +7,7 @@ mod config;
 mod data_dir;
 mod limits;
 mod logging;
+mod parts;
 mod password;
 mod serve;
 mod signals;

@@ -33,7 +33,21 @@ pub fn worker_settings(config: &Config) -> worker::Settings {
 }
 
 /// The store's share.
-pub fn store_options(config: &Config) -> store::sqlite::Options {
-    let pace_ms = 1_000 / i64::from(config.pace_per_sec.as_u32()).max(1);
-    store::sqlite::Options { pace_ms, ..store::sqlite::Options::default() }
+pub fn sqlite_options(config: &Config) -> store::sqlite::Options {
+    store::sqlite::Options { pace_ms: pace_ms(config), ..store::sqlite::Options::default() }
+}
+
+/// The same in PostgreSQL.
+pub fn postgres_options(config: &Config) -> store::postgres::Options {
+    store::postgres::Options {
+        pace_ms: pace_ms(config),
+        connections: config.db_connections.as_u32(),
+        patience: config.db_wait_secs.as_secs(),
+        statement: config.db_statement_secs.as_secs(),
+        ..store::postgres::Options::default()
+    }
+}
+
+fn pace_ms(config: &Config) -> i64 {
+    1_000 / i64::from(config.pace_per_sec.as_u32()).max(1)
 }

@@ -168,6 +168,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Is it there? Changes are seen by the receiver.
     fn status(&self) -> watch::Receiver<BusStatus>;
 
+    /// Sends what is under way, within a few seconds, and ends. Nothing is sent or received any more.
+    async fn close(&self) {}
+
     /// Messages dropped so far because a subscriber's queue was full.
     fn dropped(&self) -> u64;
 }

@@ -25,8 +25,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let load = |role| Config::load(role, file.as_deref(), std::env::vars_os());
     match cli.command {
         None => serve::embedded(load(Role::Embedded)?).await,
-        Some(Command::Gateway) => serve::gateway(load(Role::Gateway)?),
-        Some(Command::Worker) => serve::worker(load(Role::Worker)?),
+        Some(Command::Gateway) => serve::gateway(load(Role::Gateway)?).await,
+        Some(Command::Worker) => serve::worker(load(Role::Worker)?).await,
         Some(Command::Config(args)) => config_command(&args, cli.json, load),
         Some(Command::Host(command)) => host(command, cli.json, &load(Role::Embedded)?).await,
         Some(Command::User(command)) => user(command, cli.json, &load(Role::Embedded)?).await,
@@ -134,6 +134,9 @@ fn credentials(verb: &str, host: &Value, config: &Config) -> String {
 /// Has the running server do it, or does it here when none runs.
 async fn ask(config: &Config, request: Value) -> anyhow::Result<Value> {
     logging::init("warn")?;
+    if config.is_shared() {
+        return serve::run_shared(config, request).await;
+    }
     let deadline = tokio::time::Instant::now() + BETWEEN_STATES;
     loop {
         if let Some(answer) = admin::call(&config.data_dir, &request).await? {

@@ -23,8 +23,19 @@ settings! {
     /// Where health (/livez, /readyz), /metrics and /drain are served. Keep it off the public network.
     "PATCHBAY_INTERNAL_LISTEN" internal_listen: SocketAddr = "127.0.0.1:3002";
 
-    /// The database. Default: patchbay.db in the data directory. This version knows SQLite only.
+    /// The database: sqlite:<path> (one process), or postgres://user:password@host/database (PostgreSQL 14 or newer, any
+    /// number of processes). TLS by ?sslmode=verify-full&sslrootcert=<file>, and sslcert, sslkey for a client's
+    /// certificate. Behind PgBouncer: session mode only. Default: patchbay.db in the data directory.
     "DATABASE_URL" database_url: Option<DatabaseUrl>;
+
+    /// PostgreSQL: most connections of this process. A worker needs at least 4.
+    "PATCHBAY_DB_CONNECTIONS" db_connections: Whole<2, 1_000> = "10";
+
+    /// PostgreSQL: for how many seconds a caller waits for a free connection before it is answered 503.
+    "PATCHBAY_DB_WAIT_SECS" db_wait_secs: Whole<1, 60> = "3";
+
+    /// PostgreSQL: after how many seconds a statement is given up, by the server and by us.
+    "PATCHBAY_DB_STATEMENT_SECS" db_statement_secs: Whole<1, 600> = "10";
 
     /// What carries messages between gateways and workers. This version knows memory: (one process) only.
     "PATCHBAY_BUS_URL" bus_url: BusUrl = "memory:";

@@ -18,7 +18,6 @@ use apalis_core::{
     },
     worker::ext::parallelize::ParallelizeExt,
 };
-use apalis_sqlite::Config;
 use futures_util::FutureExt;
 use jobs::{
     Queue,
@@ -55,57 +54,61 @@ pub struct Ending {
     pub stopping: CancellationToken,
 }
 
+/// The settings of a queue's workers, of an engine's own type.
+macro_rules! config {
+    ($config:ty, $queue:expr) => {{
+        let mut config = <$config>::default()
+            .queue($queue.name())
+            .batch_size(FETCH)
+            .heartbeat_interval(HEARTBEAT)
+            .missed_heartbeats(MISSED_HEARTBEATS);
+        // A fetch locks already; a second write to say "running" would only cost the database's time.
+        config.lock_tasks = false;
+        config
+    }};
+}
+
+/// Registers the workers of all queues. The engines' backends are types of their own that share no trait short enough to
+/// be written out; so this is a macro.
+macro_rules! register {
+    ($monitor:expr, $tables:expr, $config:ty, $handlers:expr, $concurrency:expr) => {{
+        let mut monitor = $monitor;
+        for queue in [Queue::AgentCommands, Queue::Compliance] {
+            let (tables, handlers, concurrency) = (Arc::clone(&$tables), $handlers.clone(), $concurrency);
+            monitor = monitor.register(move |_| {
+                let handlers = handlers.clone();
+                let backend = tables.backend::<DeliverTask>(config!($config, queue));
+                WorkerBuilder::new(unique_name(queue))
+                    .backend(backend.poll_with_strategy(handlers.rung(queue)))
+                    .concurrency(concurrency)
+                    .parallelize(tokio::spawn)
+                    .build(move |task: DeliverTask| handlers.deliver(queue, task))
+            });
+        }
+        let (tables, handlers) = ($tables, $handlers);
+        monitor.register(move |_| {
+            let handlers = handlers.clone();
+            let backend = tables.backend::<MaintenanceTask>(config!($config, Queue::Maintenance));
+            WorkerBuilder::new(unique_name(Queue::Maintenance))
+                .backend(backend.poll_with_strategy(handlers.rung(Queue::Maintenance)))
+                .concurrency(1)
+                .build(move |task: MaintenanceTask| handlers.maintain(task))
+        })
+    }};
+}
+
 /// Runs the workers of all queues until they are told to stop. One that ends by a database error is started again.
 pub async fn run(queues: Queues, settings: Settings, deliverer: Deliverer, store: Arc<dyn Store>, ending: Ending) {
-    let Queues::Sqlite(sqlite) = queues;
+    let stopping = ending.stopping.clone();
+    let handlers = Handlers { deliverer, keep: settings.keep, bell: Arc::clone(store.bell()), store, ending };
     let mut monitor = Monitor::new().should_restart(|worker, error| {
         tracing::warn!(worker = worker.name(), %error, "worker ended by an error, is started again");
         true
     });
-    for queue in [Queue::AgentCommands, Queue::Compliance] {
-        let (sqlite, deliverer, bell, concurrency) =
-            (Arc::clone(&sqlite), deliverer.clone(), Arc::clone(store.bell()), settings.concurrency);
-        let ending = ending.clone();
-        monitor = monitor.register(move |_| {
-            let (deliverer, ending) = (deliverer.clone(), ending.clone());
-            WorkerBuilder::new(unique_name(queue))
-                .backend(
-                    sqlite
-                        .backend::<DeliverTask>(config(queue))
-                        .poll_with_strategy(Rung::new(Arc::clone(&bell), queue)),
-                )
-                .concurrency(concurrency)
-                .parallelize(tokio::spawn)
-                .build(move |task: DeliverTask| {
-                    let deliverer = deliverer.clone();
-                    ending.handle(queue, async move {
-                        if let Err(error) = deliverer.deliver(&task.ids).await {
-                            tracing::warn!(%error, commands = task.ids.len(), "not taken: the sweep finds them again");
-                        }
-                    })
-                })
-        });
-    }
-    let (bell, keep) = (Arc::clone(store.bell()), settings.keep);
-    let stopping = ending.stopping.clone();
-    monitor = monitor.register(move |_| {
-        let (store, ending) = (Arc::clone(&store), ending.clone());
-        WorkerBuilder::new(unique_name(Queue::Maintenance))
-            .backend(
-                sqlite
-                    .backend::<MaintenanceTask>(config(Queue::Maintenance))
-                    .poll_with_strategy(Rung::new(Arc::clone(&bell), Queue::Maintenance)),
-            )
-            .concurrency(1)
-            .build(move |task: MaintenanceTask| {
-                let store = Arc::clone(&store);
-                ending.handle(Queue::Maintenance, async move {
-                    if let Err(error) = maintenance::run(store.as_ref(), &task, keep).await {
-                        tracing::warn!(%error, name = task.name, "maintenance goes on at its next tick");
-                    }
-                })
-            })
-    });
+    monitor = match queues {
+        Queues::Sqlite(tables) => register!(monitor, tables, apalis_sqlite::Config, handlers, settings.concurrency),
+        Queues::Postgres(tables) => register!(monitor, tables, apalis_postgres::Config, handlers, settings.concurrency),
+    };
     let stop = async move {
         stopping.cancelled().await;
         Ok(())
@@ -115,15 +118,38 @@ pub async fn run(queues: Queues, settings: Settings, deliverer: Deliverer, store
     }
 }
 
-fn config(queue: Queue) -> Config {
-    let mut config = Config::default()
-        .queue(queue.name())
-        .batch_size(FETCH)
-        .heartbeat_interval(HEARTBEAT)
-        .missed_heartbeats(MISSED_HEARTBEATS);
-    // A fetch locks already; a second write to say "running" would only cost the writer's time.
-    config.lock_tasks = false;
-    config
+/// What handlers need.
+#[derive(Clone)]
+struct Handlers {
+    deliverer: Deliverer,
+    store: Arc<dyn Store>,
+    bell: Arc<Bell>,
+    keep: Duration,
+    ending: Ending,
+}
+
+impl Handlers {
+    fn rung(&self, queue: Queue) -> Rung {
+        Rung::new(Arc::clone(&self.bell), queue)
+    }
+
+    fn deliver(&self, queue: Queue, task: DeliverTask) -> impl Future<Output = Result<(), BoxDynError>> + use<> {
+        let deliverer = self.deliverer.clone();
+        self.ending.handle(queue, async move {
+            if let Err(error) = deliverer.deliver(&task.ids).await {
+                tracing::warn!(%error, commands = task.ids.len(), "not taken: the sweep finds them again");
+            }
+        })
+    }
+
+    fn maintain(&self, task: MaintenanceTask) -> impl Future<Output = Result<(), BoxDynError>> + use<> {
+        let (store, keep) = (Arc::clone(&self.store), self.keep);
+        self.ending.handle(Queue::Maintenance, async move {
+            if let Err(error) = maintenance::run(store.as_ref(), &task, keep).await {
+                tracing::warn!(%error, name = task.name, "maintenance goes on at its next tick");
+            }
+        })
+    }
 }
 
 /// Never the name of a worker before: what a dead one left locked must not be taken for ours.

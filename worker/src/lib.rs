@@ -14,7 +14,7 @@ mod sweep;
 use std::{sync::Arc, time::Duration};
 
 use bus::Bus;
-use store::{Store, sqlite::SqliteStore};
+use store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +41,8 @@ impl Default for Settings {
 pub enum Queues {
     /// In the SQLite file.
     Sqlite(Arc<SqliteStore>),
+    /// In the PostgreSQL database.
+    Postgres(Arc<PostgresStore>),
 }
 
 /// A worker that runs.

@@ -26,6 +26,9 @@ pub async fn run(store: Arc<dyn Store>, deliverer: Deliverer, stopping: Cancella
             () = stopping.cancelled() => break,
             _ = ticks.tick() => {}
         }
+        if let Err(error) = store.fold_counts().await {
+            tracing::debug!(%error, "counts are folded at the next turn");
+        }
         let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else {
             continue;
         };

@@ -34,7 +34,7 @@ impl Health {
     }
 
     /// The bus changed.
-    pub(super) fn bus(&self, status: BusStatus) {
+    pub fn bus(&self, status: BusStatus) {
         let mut down_since = self.bus_down_since.lock();
         match status {
             BusStatus::Up => *down_since = None,

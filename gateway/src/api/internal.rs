@@ -1,6 +1,9 @@
 //! The other listener: for who runs this, not for who uses it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json as Answer, Router,
@@ -10,12 +13,25 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
+use super::health::Health;
 use super::{client::Peer, error::ApiError};
-use crate::App;
+use crate::metrics::Metrics;
+
+/// What probes look at.
+#[derive(Clone)]
+pub struct Probes {
+    /// How the process is.
+    pub health: Arc<Health>,
+    /// Its instruments.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when it drains; `/drain` cancels it.
+    pub draining: CancellationToken,
+}
 
 /// `/livez`, `/readyz`, `/metrics`, `/drain`.
-pub fn internal_router(app: App) -> Router {
+pub fn internal_router(probes: Probes) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -23,15 +39,15 @@ pub fn internal_router(app: App) -> Router {
         .route("/drain", post(drain))
         .fallback(async || ApiError::NotFound("Route not found"))
         .method_not_allowed_fallback(async || ApiError::Method)
-        .with_state(app)
+        .with_state(probes)
 }
 
-async fn livez(State(app): State<App>) -> Response {
-    health(app.api.health.dead())
+async fn livez(State(probes): State<Probes>) -> Response {
+    health(probes.health.dead())
 }
 
-async fn readyz(State(app): State<App>) -> Response {
-    health(app.api.health.not_ready(app.draining.is_cancelled()))
+async fn readyz(State(probes): State<Probes>) -> Response {
+    health(probes.health.not_ready(probes.draining.is_cancelled()))
 }
 
 fn health(wrong: Option<&'static str>) -> Response {
@@ -45,19 +61,19 @@ fn health(wrong: Option<&'static str>) -> Response {
     }
 }
 
-async fn metrics(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
+async fn metrics(State(probes): State<Probes>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probes.metrics.render()).into_response()
 }
 
 /// Asked for from this machine alone, and by no browser: a page could send this request too.
-async fn drain(State(app): State<App>, extensions: Extensions, headers: HeaderMap) -> Response {
+async fn drain(State(probes): State<Probes>, extensions: Extensions, headers: HeaderMap) -> Response {
     let by_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
     if by_page || !peer_address(&extensions).is_some_and(|address| address.is_loopback()) {
         let body = json!({"error": "Draining is asked for from this machine, or by SIGTERM"});
         return (StatusCode::FORBIDDEN, Answer(body)).into_response();
     }
     tracing::info!("draining was asked for");
-    app.draining.cancel();
+    probes.draining.cancel();
     (StatusCode::ACCEPTED, Answer(json!({"status": "draining"}))).into_response()
 }
 

@@ -40,14 +40,19 @@ use uuid::Uuid;
 
 use self::token::Tokens;
 pub use self::{
-    edge::harden, error::ApiError, events::EventLog, health::Health, internal::internal_router, revocation::Revocations,
+    edge::harden,
+    error::ApiError,
+    events::EventLog,
+    health::Health,
+    internal::{Probes, internal_router},
+    revocation::Revocations,
 };
 use crate::{App, Settings, limit::Limit, metrics::Metrics};
 
 /// What the API's handlers share.
 pub struct ApiState {
     /// Is this gateway fit for work?
-    pub health: Health,
+    pub health: Arc<Health>,
     /// What was taken away, for every live socket and stream of this gateway.
     pub revocations: Revocations,
     /// The window of events.
@@ -61,7 +66,7 @@ impl ApiState {
     #[must_use]
     pub fn new(settings: &Settings, gateway_id: Uuid, metrics: Arc<Metrics>) -> Self {
         Self {
-            health: Health::default(),
+            health: Arc::default(),
             revocations: Revocations::default(),
             events: EventLog::new(gateway_id, settings.events_window, metrics),
             tokens: Tokens::new(&settings.secret),

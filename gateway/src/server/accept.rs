@@ -12,9 +12,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{route::Route, tls::Certificate};
-use crate::{App, api::client::Peer};
+use crate::api::{Health, client::Peer};
 
 /// How long a TLS handshake may take.
 const TLS_WAIT: Duration = Duration::from_secs(10);
@@ -36,15 +37,28 @@ const YOUNG_FOR: Duration = Duration::from_millis(500);
 /// Pause after an accept that failed: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What an accept loop needs of its process.
+#[derive(Clone)]
+pub struct Process {
+    /// Cancelled when the process must end.
+    pub stopping: CancellationToken,
+    /// Connections are its tasks.
+    pub tasks: TaskTracker,
+    /// Told when the loop ends too early.
+    pub health: Arc<Health>,
+    /// Most connections that are expected to stay.
+    pub max_connections: usize,
+}
+
 /// Accepts until the process ends.
-pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Certificate>>, routes: R) {
-    let deaf = Deaf(app.clone());
-    let places = Arc::new(Semaphore::new(app.settings.max_connections + EXTRA_CONNECTIONS));
+pub async fn run<R: Route>(process: Process, listener: TcpListener, tls: Option<Arc<Certificate>>, routes: R) {
+    let deaf = Deaf(process.clone());
+    let places = Arc::new(Semaphore::new(process.max_connections + EXTRA_CONNECTIONS));
     let young = Arc::new(Semaphore::new(YOUNG));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = app.stopping.cancelled() => break,
+            () = process.stopping.cancelled() => break,
             accepted = accept(&listener, &places, &young) => accepted,
         };
         let Accepted { stream, address, place, young } = match accepted {
@@ -55,15 +69,14 @@ pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Cert
                 continue;
             }
         };
-        let (app, routes, tls) = (app.clone(), routes.clone(), tls.clone());
-        let tasks = app.tasks.clone();
-        tasks.spawn(async move {
+        let (stopping, routes, tls) = (process.stopping.clone(), routes.clone(), tls.clone());
+        process.tasks.spawn(async move {
             let peer = Peer { address, tls: tls.is_some() };
             let young = Young(Arc::new(Mutex::new(Some(young))));
             match tls {
-                None => serve(&app, TokioIo::new(stream), peer, routes, young).await,
+                None => serve(&stopping, TokioIo::new(stream), peer, routes, young).await,
                 Some(certificate) => match timeout(TLS_WAIT, certificate.accept(stream)).await {
-                    Ok(Ok(stream)) => Box::pin(serve(&app, TokioIo::new(stream), peer, routes, young)).await,
+                    Ok(Ok(stream)) => Box::pin(serve(&stopping, TokioIo::new(stream), peer, routes, young)).await,
                     Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
                 },
@@ -75,12 +88,12 @@ pub async fn run<R: Route>(app: App, listener: TcpListener, tls: Option<Arc<Cert
 }
 
 /// Tells `/livez` when the loop ends although nobody asked it to, by a panic for instance.
-struct Deaf(App);
+struct Deaf(Process);
 
 impl Drop for Deaf {
     fn drop(&mut self) {
         if !self.0.stopping.is_cancelled() {
-            self.0.api.health.accept_loop_died();
+            self.0.health.accept_loop_died();
         }
     }
 }
@@ -117,7 +130,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, young: &Arc<Sem
     Ok(Accepted { stream, address, place, young })
 }
 
-async fn serve<S, R>(app: &App, io: TokioIo<S>, peer: Peer, routes: R, young: Young)
+async fn serve<S, R>(stopping: &CancellationToken, io: TokioIo<S>, peer: Peer, routes: R, young: Young)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     R: Route,
@@ -141,7 +154,7 @@ where
         tokio::select! {
             ended = connection.as_mut() => break ended,
             () = sleep(YOUNG_FOR), if young.counts() => young.grown_up(),
-            () = app.stopping.cancelled() => {
+            () = stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 break timeout(GRACE, connection).await.unwrap_or(Ok(()));
             }

@@ -2,6 +2,7 @@
 //! which a gateway starts and stops.
 
 mod accept;
+mod internal;
 mod route;
 mod tls;
 
@@ -16,13 +17,14 @@ use uuid::Uuid;
 use crate::{
     App, Settings, Shared,
     agent::Agents,
-    api::{self, ApiState},
+    api::{self, ApiState, Probes},
     facts::Facts,
     metrics::Metrics,
     presence::Presence,
     socket::Outbox,
 };
 
+pub use internal::Internal;
 pub use tls::TlsError;
 
 /// How long sockets and requests may take to end once they must.
@@ -97,8 +99,19 @@ impl Gateway {
         });
         api::start(&app).await?;
         let routes = route::Public::new(&app);
-        app.tasks.spawn(accept::run(app.clone(), public, tls, routes));
-        app.tasks.spawn(accept::run(app.clone(), internal, None, route::Internal::new(&app)));
+        let process = accept::Process {
+            stopping: app.stopping.clone(),
+            tasks: app.tasks.clone(),
+            health: Arc::clone(&app.api.health),
+            max_connections: app.settings.max_connections,
+        };
+        let probes = Probes {
+            health: Arc::clone(&app.api.health),
+            metrics: Arc::clone(&app.metrics),
+            draining: app.draining.clone(),
+        };
+        app.tasks.spawn(accept::run(process.clone(), public, tls, routes));
+        app.tasks.spawn(accept::run(process, internal, None, route::Internal::new(probes)));
         Ok(Self { app, public: public_at, internal: internal_at })
     }
 

@@ -59,8 +59,8 @@ pub struct Internal {
 }
 
 impl Internal {
-    pub fn new(app: &App) -> Self {
-        Self { routes: api::internal_router(app.clone()) }
+    pub fn new(probes: api::Probes) -> Self {
+        Self { routes: api::internal_router(probes) }
     }
 }
 

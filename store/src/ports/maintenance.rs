@@ -34,6 +34,9 @@ pub trait Maintenance: Send + Sync {
     /// Removes one batch of what is past retention. Call again until it removes nothing.
     async fn retire(&self, keep_ms: i64) -> Result<Retired, StoreError>;
 
+    /// Folds what was counted in passing into totals, a bounded part at a time; nothing where counting needs no folding.
+    async fn fold_counts(&self) -> Result<(), StoreError>;
+
     /// Is the store there? A cheap read.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -9,7 +9,6 @@ mod queue;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-use apalis_postgres::PostgresStorage;
 pub use conn::PgConn;
 pub use queue::Backend;
 use sqlx::{
@@ -100,12 +99,6 @@ impl PostgresStore {
         store.seed_roles().await?;
         store.engine.follow().await?;
         Ok(store)
-    }
-
-    /// The executor's backend for a queue.
-    #[must_use]
-    pub fn backend<T>(&self, config: apalis_postgres::Config) -> Backend<T> {
-        PostgresStorage::new(&self.engine.pool).with_config(config)
     }
 
     /// Rings the bell for tasks that other processes push, until the task is aborted. Without it they are found by

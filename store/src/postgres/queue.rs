@@ -5,10 +5,19 @@ use apalis_postgres::{PgTask, PostgresStorage};
 use jobs::Queue;
 use sqlx::{PgConnection, migrate::Migrator};
 
+use super::PostgresStore;
 use crate::sql::NewTask;
 
 /// The backend of the executor for one queue.
 pub type Backend<T> = PostgresStorage<T>;
+
+impl PostgresStore {
+    /// The executor's backend for a queue. It shares the pool.
+    #[must_use]
+    pub fn backend<T>(&self, config: apalis_postgres::Config) -> Backend<T> {
+        PostgresStorage::new(&self.engine.pool).with_config(config)
+    }
+}
 
 /// The migrations of the queue's tables. As with ours: a newer program's are no reason to refuse, its floor is.
 pub fn migrations() -> Migrator {

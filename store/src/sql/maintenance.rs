@@ -65,6 +65,13 @@ impl<E: Engine> Maintenance for SqlStore<E> {
         Ok(Retired { commands, tasks, sessions, keys })
     }
 
+    async fn fold_counts(&self) -> Result<(), StoreError> {
+        match E::FOLD_COUNTS {
+            Some(fold) => self.writer().await?.run(sql(fold)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.reader().await?.all(sql("SELECT oldest_version FROM schema_floor")).await.map(drop)
     }

@@ -213,11 +213,17 @@ pub async fn update<'a, C: Conn>(
 
 /// A row that is none: its id is null. Each value has its column's type all the same.
 fn nobody(statement: Statement) -> Statement {
-    let null = |name: &&str| match *name {
-        "id" | "state" | "evidence" | "error" | "notes" => Value::Text(None),
-        _ => Value::Int(None),
-    };
-    std::iter::once("id").chain(CHANGING).fold(statement, |statement, name| statement.bind(null(&name)))
+    let null = |name: &str| if is_text(name) { Value::Text(None) } else { Value::Int(None) };
+    names().fold(statement, |statement, name| statement.bind(null(name)))
+}
+
+/// What a row of the statement holds.
+fn names() -> impl Iterator<Item = &'static str> {
+    std::iter::once("id").chain(CHANGING)
+}
+
+fn is_text(name: &str) -> bool {
+    matches!(name, "id" | "state" | "evidence" | "error" | "notes")
 }
 
 fn bind(statement: Statement, c: &Command) -> Result<Statement, StoreError> {

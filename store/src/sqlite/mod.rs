@@ -5,7 +5,6 @@ mod queue;
 
 use std::{path::Path, time::Duration};
 
-use apalis_sqlite::SqliteStorage;
 pub use queue::Backend;
 use sqlx::{
     AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
@@ -95,12 +94,6 @@ impl SqliteStore {
         self.check_floor().await?;
         queue::migrate(writer).await?;
         self.seed_roles().await
-    }
-
-    /// The executor's backend for a queue. It shares the one writer connection.
-    #[must_use]
-    pub fn backend<T>(&self, config: apalis_sqlite::Config) -> Backend<T> {
-        SqliteStorage::new(&self.engine.writer).with_config(config)
     }
 
     /// A pragma as the writer and as a reader have it: what was set can be lost on the way to a connection.

@@ -5,10 +5,19 @@ use apalis_sqlite::{SqlitePool, SqliteStorage, SqliteTask};
 use jobs::Queue;
 use sqlx::SqliteConnection;
 
+use super::SqliteStore;
 use crate::{StoreError, sql::NewTask};
 
 /// The backend of the executor for one queue.
 pub type Backend<T> = SqliteStorage<T>;
+
+impl SqliteStore {
+    /// The executor's backend for a queue. It shares the one writer connection.
+    #[must_use]
+    pub fn backend<T>(&self, config: apalis_sqlite::Config) -> Backend<T> {
+        SqliteStorage::new(&self.engine.writer).with_config(config)
+    }
+}
 
 /// Brings the queue's tables up to date. Its own `setup` would switch durability off.
 pub async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {

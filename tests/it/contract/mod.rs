@@ -25,6 +25,13 @@ macro_rules! on_every_store {
                 super::$test(crate::contract::store_world::World::sqlite().await).await;
             })+
         }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(crate::contract::store_world::World::postgres().await).await;
+            })+
+        }
     };
 }
 

@@ -14,8 +14,10 @@ use schemas::{
 use serde_json::{Value, json};
 use store::{
     AddHost, Applied, Clock, Connect, Connected, Created, NewBatch, NewKey, NotCreated, Store, Target,
+    postgres::PostgresStore,
     sqlite::{Options, SqliteStore},
 };
+use tests::services::postgres::Postgres;
 use uuid::Uuid;
 
 /// Milliseconds.
@@ -78,6 +80,14 @@ impl World {
         let options = Options { patience: Duration::from_secs(20), ..Options::default() };
         let store = SqliteStore::open(&path, Clock::default(), options).await.unwrap();
         let inside = sqlite::File { pool: sqlite::pool(&path).await, _dir: dir };
+        Self { store: Arc::new(store), inside: Box::new(inside) }
+    }
+
+    pub async fn postgres() -> Self {
+        let database = Postgres::shared().await.database().await;
+        let options = postgres::options();
+        let store = PostgresStore::open(&database.url(), Clock::default(), options).await.unwrap();
+        let inside = postgres::Inner { pool: postgres::pool(&database.superuser_url()).await, _database: database };
         Self { store: Arc::new(store), inside: Box::new(inside) }
     }
 
@@ -337,6 +347,66 @@ mod sqlite {
                 .unwrap();
             sqlx::query("DELETE FROM Jobs").execute(&mut *tx).await.unwrap();
             tx.commit().await.unwrap();
+            rows.iter()
+                .map(|row| Task {
+                    queue: row.get("job_type"),
+                    body: serde_json::from_slice(row.get("job")).unwrap(),
+                    run_at: row.get("run_at"),
+                    attempts_max: row.get("max_attempts"),
+                    metadata: row.get::<Option<String>, _>("metadata").unwrap_or_default(),
+                })
+                .collect()
+        }
+    }
+}
+
+pub mod postgres {
+    use std::time::Duration;
+
+    use sqlx::{AssertSqlSafe, PgPool, Row, postgres::PgPoolOptions};
+    use store::postgres::Options;
+    use tests::services::postgres::Database;
+
+    use super::{Inside, Task, async_trait};
+
+    /// Patient, and with few connections: many tests share one server.
+    pub fn options() -> Options {
+        Options {
+            patience: Duration::from_secs(20),
+            statement: Duration::from_secs(20),
+            connections: 4,
+            ..Options::default()
+        }
+    }
+
+    /// A connection of our own beside the store's.
+    pub struct Inner {
+        pub pool: PgPool,
+        pub _database: Database,
+    }
+
+    pub async fn pool(url: &str) -> PgPool {
+        PgPoolOptions::new().max_connections(1).connect(url).await.unwrap()
+    }
+
+    #[async_trait]
+    impl Inside for Inner {
+        async fn number(&self, sql: &str) -> i64 {
+            let sql = AssertSqlSafe(sql.to_owned());
+            sqlx::query(sql).fetch_one(&self.pool).await.unwrap().get(0)
+        }
+
+        async fn execute(&self, sql: &str) {
+            sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
+        }
+
+        async fn take_tasks(&self) -> Vec<Task> {
+            let rows = sqlx::query(
+                "WITH taken AS (DELETE FROM apalis.jobs RETURNING *) SELECT job, job_type, \
+                 CAST(EXTRACT(EPOCH FROM run_at) AS BIGINT) AS run_at, CAST(max_attempts AS BIGINT) AS max_attempts, \
+                 CAST(metadata AS TEXT) AS metadata FROM taken ORDER BY id",
+            );
+            let rows = rows.fetch_all(&self.pool).await.unwrap();
             rows.iter()
                 .map(|row| Task {
                     queue: row.get("job_type"),
