@@ -18,5 +18,6 @@ mod kills;
 mod peers;
 mod replay;
 mod rules;
+mod services;
 mod startup;
 mod tls;

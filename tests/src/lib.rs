@@ -7,7 +7,8 @@
 //! - [`agent::Agent`] is one host: its start, its socket, its reports and scans, its chosen misbehaviour;
 //! - [`log::FrameLog`] is what the hosts really got and really did, for comparing with what a server claims;
 //! - [`admin::Admin`] is the other side: a logged-in API client that makes hosts and asks for commands;
-//! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule.
+//! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule;
+//! - [`services`] are the servers of others that ours stands on, started for a suite.
 
 pub mod admin;
 pub mod agent;
@@ -19,11 +20,11 @@ pub mod internal;
 pub mod log;
 pub mod loopback;
 pub mod message;
-
 pub mod misbehaviour;
 pub mod raw;
 pub mod recording;
 pub mod server;
+pub mod services;
 pub mod socket;
 #[cfg(test)]
 mod standin;
