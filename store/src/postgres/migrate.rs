@@ -37,6 +37,7 @@ pub async fn run(connect: &PgConnectOptions, start: Duration) -> Result<(), Stor
     ours().run(&mut conn).await.map_err(migrating)?;
     hstore(&mut conn).await?;
     queue::migrations().run(&mut conn).await.map_err(migrating)?;
+    conn.execute(sqlx::raw_sql(queue::DONE)).await.map_err(said)?;
     // The lock ends with the connection.
     let _ = timeout(Duration::from_secs(2), conn.close()).await;
     Ok(())

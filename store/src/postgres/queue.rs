@@ -26,8 +26,11 @@ pub fn migrations() -> Migrator {
     theirs
 }
 
+/// By which finished tasks are found; the executor has no retention, and no index for one.
+pub const DONE: &str = "CREATE INDEX IF NOT EXISTS patchbay_done ON apalis.jobs (done_at) WHERE done_at IS NOT NULL";
+
 pub const OLD_TASKS: &str = "DELETE FROM apalis.jobs WHERE id IN (SELECT id FROM apalis.jobs \
-     WHERE status IN ('Done', 'Failed', 'Killed') AND done_at < to_timestamp($1) LIMIT $2)";
+     WHERE status IN ('Done', 'Failed', 'Killed') AND done_at < to_timestamp($1) ORDER BY done_at LIMIT 1000)";
 
 pub const OLD_WORKERS: &str = "DELETE FROM apalis.workers WHERE last_seen < now() - INTERVAL '1 hour' \
      AND NOT EXISTS (SELECT 1 FROM apalis.jobs WHERE lock_by = workers.id)";

@@ -60,7 +60,7 @@ pub trait Conn: Send + Sized {
 pub trait Engine: Send + Sync + 'static {
     type Conn: Conn;
 
-    /// The statement that removes finished tasks: $1 the second before which they ended, $2 how many.
+    /// The statement that removes finished tasks: $1 the second before which they ended.
     const OLD_TASKS: &'static str;
 
     /// The statement that removes workers of the executor that are long gone.

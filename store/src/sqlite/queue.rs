@@ -28,7 +28,7 @@ pub async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
 }
 
 pub const OLD_TASKS: &str = "DELETE FROM Jobs WHERE rowid IN (SELECT rowid FROM Jobs WHERE status IN ('Done', 'Failed', 'Killed') \
-             AND done_at IS NOT NULL AND done_at < $1 LIMIT $2)";
+             AND done_at IS NOT NULL AND done_at < $1 LIMIT 1000)";
 
 pub const OLD_WORKERS: &str = "DELETE FROM Workers WHERE last_seen < strftime('%s', 'now') - 3600 \
              AND NOT EXISTS (SELECT 1 FROM Jobs WHERE lock_by = Workers.id)";

@@ -42,6 +42,7 @@ mod store_crowd;
 mod store_hosts;
 mod store_housekeeping;
 mod store_moves;
+mod store_postgres;
 mod store_presence;
 mod store_random;
 mod store_reports;
