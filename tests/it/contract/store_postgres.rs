@@ -489,12 +489,12 @@ async fn hot_statements_walk_through_no_table_of_a_million_rows() {
          FROM generate_series(1, 1000000) AS i JOIN (SELECT id, row_number() OVER (ORDER BY id) AS n FROM hosts) AS h \
          ON h.n = 1 + i % 20000",
         "INSERT INTO apalis.jobs (id, job, job_type, status, run_at, done_at) \
-         SELECT 'done-' || i, '\\x00', 'agent-commands', 'Done', now(), now() FROM generate_series(1, 200000) AS i",
+         SELECT 'done-' || i, '\\x00', 'agent-commands', 'Done', now(), now() FROM generate_series(1, 1000000) AS i",
         "INSERT INTO users (id, username, name_key, password_hash, role, created_at) VALUES ('u', 'u', 'u', 'x', 'admin', 0)",
         "INSERT INTO sessions (id, user_id, created_at, expires_at, idle_ms, last_activity_at, address, user_agent) \
-         SELECT gen_random_uuid(), 'u', 0, i, 0, 0, '', '' FROM generate_series(1, 200000) AS i",
+         SELECT gen_random_uuid(), 'u', 0, i, 0, 0, '', '' FROM generate_series(1, 1000000) AS i",
         "INSERT INTO idempotency_keys (username, key, request_hash, answer, created_at) \
-         SELECT 'u', i::text, '', '', i FROM generate_series(1, 200000) AS i",
+         SELECT 'u', i::text, '', '', i FROM generate_series(1, 1000000) AS i",
         "VACUUM ANALYZE",
     ] {
         database.superuser(many).unwrap();
