@@ -22,7 +22,7 @@ run: ## build and start the server, settings from the environment
 	@exec "$$CARGO_TARGET_DIR/debug/patchbay"
 
 test: ## all tests, those with foreign WebSocket clients too
-	@scripts/setup build interop
+	@scripts/setup build interop services
 	$(BUILD)
 	cargo test --workspace
 	tests/interop/run

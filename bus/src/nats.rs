@@ -78,6 +78,13 @@ impl NatsBus {
         Ok(Self { general, agents, prefix: options.prefix.clone(), board, dropped: Arc::default() })
     }
 
+    /// Requests that are remembered because somebody waits for an answer.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn requests_under_way(&self) -> usize {
+        self.general.requests_under_way()
+    }
+
     fn check(&self, body: &Bytes) -> Result<(), BusError> {
         if body.len() > BODY_MAX {
             return Err(BusError::TooLarge);

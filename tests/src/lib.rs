@@ -7,7 +7,8 @@
 //! - [`agent::Agent`] is one host: its start, its socket, its reports and scans, its chosen misbehaviour;
 //! - [`log::FrameLog`] is what the hosts really got and really did, for comparing with what a server claims;
 //! - [`admin::Admin`] is the other side: a logged-in API client that makes hosts and asks for commands;
-//! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule.
+//! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule;
+//! - [`services`] are the servers that ours stands on, for suites that take them away.
 
 pub mod admin;
 pub mod agent;
@@ -24,6 +25,7 @@ pub mod misbehaviour;
 pub mod raw;
 pub mod recording;
 pub mod server;
+pub mod services;
 pub mod socket;
 #[cfg(test)]
 mod standin;

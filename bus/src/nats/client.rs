@@ -110,7 +110,8 @@ impl Signals {
             | Event::LameDuckMode
             | Event::Draining
             | Event::Closed
-            | Event::ClientError(ClientError::Other(_) | ClientError::MaxReconnects | ClientError::ServerNotInPool) => {}
+            | Event::ClientError(ClientError::Other(_) | ClientError::MaxReconnects | ClientError::ServerNotInPool) => {
+            }
         }
         self.woken.notify_one();
     }
@@ -179,10 +180,9 @@ fn verdict(options: &NatsOptions, error: &async_nats::ConnectError) -> Option<Na
         ConnectErrorKind::Io if io_kind(error) == Some(io::ErrorKind::InvalidInput) => {
             Some(NatsError::Unreachable { servers, reason: "what listens there is no NATS server".to_owned() })
         }
-        ConnectErrorKind::Dns
-        | ConnectErrorKind::TimedOut
-        | ConnectErrorKind::Io
-        | ConnectErrorKind::MaxReconnects => None,
+        ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+            None
+        }
     }
 }
 

@@ -162,6 +162,10 @@ impl Link {
         self.signals.dropped.load(Ordering::Relaxed)
     }
 
+    pub fn requests_under_way(&self) -> usize {
+        self.requests.open.lock().len()
+    }
+
     /// Is everything before this handled by the server?
     pub async fn confirm(&self) -> Result<(), BusError> {
         let answered = timeout(WAIT, async {
@@ -334,9 +338,8 @@ impl Keeper {
             tracing::warn!(for_secs = MUTE.as_secs(), "NATS does not answer");
             self.away();
         }
-        let wanted = !self.waiting.is_empty()
-            || *self.state.borrow() != BusStatus::Up
-            || self.heard.elapsed() >= ASK_EVERY;
+        let wanted =
+            !self.waiting.is_empty() || *self.state.borrow() != BusStatus::Up || self.heard.elapsed() >= ASK_EVERY;
         if self.out.is_none() && wanted { self.ask().await } else { true }
     }
 
@@ -371,10 +374,11 @@ impl Keeper {
             // One that was given up is late, but the one behind it is on its way.
             if let Some(out) = self.out.take_if(|out| number.is_some_and(|number| number == out.number)) {
                 self.heard = Instant::now();
+                // Whoever goes on by this answer finds the bus there.
+                self.is(BusStatus::Up);
                 for waiter in out.waiters {
                     let _ = waiter.send(());
                 }
-                self.is(BusStatus::Up);
             }
             return;
         }

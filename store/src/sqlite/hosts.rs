@@ -171,7 +171,7 @@ impl Hosts for SqliteStore {
             .map(|(connect, _)| connect.host_id)
             .collect();
         presence::want_seen(&mut work, &held).await?;
-        let woken = presence::wake(&mut work, &held, self.options.pace_ms).await?;
+        let woken = presence::wake(&mut work, presence::WAKES, &held, self.options.pace_ms).await?;
         self.finish(work).await?;
         Ok((outcomes, woken))
     }
@@ -189,19 +189,54 @@ impl Hosts for SqliteStore {
         Ok(ends.iter().map(|end| newest.contains(end)).collect())
     }
 
-    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<(), StoreError> {
+    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<Vec<Uuid>, StoreError> {
         if held.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let rows: Vec<_> = held.iter().map(|(id, epoch, secure)| (id, epoch, i64::from(*secure))).collect();
         sqlx::query(presence::ASSERT_HINTS)
             .bind(json!(rows).to_string())
             .bind(self.clock.now_ms())
             .bind(gateway_id.to_string())
-            .execute(&self.writer)
+            .fetch_all(&self.writer)
             .await
-            .map(drop)
-            .map_err(unavailable)
+            .map_err(unavailable)?
+            .iter()
+            .map(|row| get_uuid(row, "id"))
+            .collect()
+    }
+
+    async fn gateways_hinted(&self) -> Result<Vec<Uuid>, StoreError> {
+        let rows = sqlx::query(presence::GATEWAYS).fetch_all(&self.readers).await.map_err(unavailable)?;
+        rows.iter().map(|row| get_uuid(row, "id")).collect()
+    }
+
+    async fn clear_hints_of(&self, gateway_id: Uuid) -> Result<Vec<Uuid>, StoreError> {
+        sqlx::query(presence::CLEAR_HINTS_OF)
+            .bind(gateway_id.to_string())
+            .bind(self.clock.now_ms())
+            .fetch_all(&self.writer)
+            .await
+            .map_err(unavailable)?
+            .iter()
+            .map(|row| get_uuid(row, "id"))
+            .collect()
+    }
+
+    async fn wake_hosts(&self, hosts: &[Uuid]) -> Result<Vec<Applied>, StoreError> {
+        let mut work = self.work().await?;
+        let woken = presence::wake(&mut work, presence::WAITS, hosts, self.options.pace_ms).await?;
+        self.finish(work).await?;
+        Ok(woken)
+    }
+
+    async fn stale_keys(&self, held: &[(Uuid, i64)]) -> Result<Vec<Uuid>, StoreError> {
+        let rows = sqlx::query(presence::STALE_KEYS)
+            .bind(json!(held).to_string())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        rows.iter().map(|row| get_uuid(row, "id")).collect()
     }
 
     async fn clear_hints(&self) -> Result<u64, StoreError> {

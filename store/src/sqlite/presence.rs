@@ -45,7 +45,19 @@ pub(super) const DISCONNECT: &str = "UPDATE hosts SET connected = 0, gateway_id 
 pub(super) const ASSERT_HINTS: &str = "UPDATE hosts SET connected = 1, gateway_id = $3, secure = v.secure, \
      connected_at = COALESCE(connected_at, $2), disconnected_at = NULL \
      FROM (SELECT value ->> 0 AS id, value ->> 1 AS epoch, value ->> 2 AS secure FROM json_each($1)) AS v \
-     WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3)";
+     WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3) RETURNING hosts.id";
+
+/// One step along the index a gateway, however many hosts each holds.
+pub(super) const GATEWAYS: &str = "WITH RECURSIVE named(id) AS (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 \
+     UNION ALL SELECT (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 AND gateway_id > named.id) FROM named \
+     WHERE named.id IS NOT NULL) SELECT id FROM named WHERE id IS NOT NULL";
+
+pub(super) const CLEAR_HINTS_OF: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
+     disconnected_at = $2 WHERE connected = 1 AND gateway_id = $1 RETURNING id";
+
+/// $1: host, key version.
+pub(super) const STALE_KEYS: &str = "SELECT v.value ->> 0 AS id FROM json_each($1) AS v \
+     LEFT JOIN hosts h ON h.id = v.value ->> 0 AND h.key_version = v.value ->> 1 WHERE h.id IS NULL";
 
 pub(super) const CLEAR_HINTS: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
      disconnected_at = $1 WHERE connected = 1";
@@ -57,6 +69,10 @@ pub(super) const UNSEEN: &str = "SELECT id, update_interval FROM hosts h WHERE s
 
 /// A condition on `c`: what a connect may wake.
 pub(super) const WAKES: &str = "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \
+     AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id";
+
+/// A condition on `c`: what waits for these hosts.
+pub(super) const WAITS: &str = "c.final = 0 AND c.state = 'waiting' \
      AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id";
 
 /// Makes each connection its host's newest: one statement for the group.
@@ -117,9 +133,15 @@ pub(super) async fn want_seen(work: &mut Work, hosts: &[Uuid]) -> Result<(), Sto
     Ok(())
 }
 
-/// Wakes what waits for these hosts, a later statement of the transaction that made them connected. Answers what moved.
-pub(super) async fn wake(work: &mut Work, hosts: &[Uuid], pace_ms: i64) -> Result<Vec<Applied>, StoreError> {
-    let open = work.read(WAKES, id_list(hosts)).await?;
+/// Wakes what these hosts' commands wait for, those of [`WAKES`] or [`WAITS`]: after a connect a later statement of the
+/// transaction that made them connected. Answers what moved.
+pub(super) async fn wake(
+    work: &mut Work,
+    which: &'static str,
+    hosts: &[Uuid],
+    pace_ms: i64,
+) -> Result<Vec<Applied>, StoreError> {
+    let open = work.read(which, id_list(hosts)).await?;
     let paced = |c: &Command| c.state == State::Waiting && c.kind.spec().paced();
     let n = open.iter().filter(|(c, _)| paced(c)).count();
     let mut slot = match n {
