@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use bus::{Bus, MemoryBus};
+use bus::MemoryBus;
 use gateway::{
     Gateway,
     admin::{Admin, AdminRequest, hash_password},
@@ -63,7 +63,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
             "the last run did not end in order: going on where it was"
         );
     }
-    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
+    let bus = wiring::open_bus(&config).await?;
     let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
     let worker_settings = wiring::worker_settings(&config);
     let gateway = Gateway::start(settings, store.clone(), bus.clone(), metrics, public, internal).await?;
