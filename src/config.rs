@@ -106,15 +106,17 @@ impl Config {
     }
 
     fn check_combinations(&self, problems: &mut Problems) {
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(_), None) => {
-                problems.add("PATCHBAY_TLS_CERT is set but PATCHBAY_TLS_KEY is not; TLS needs both");
+        for (cert, key, name) in [
+            (&self.tls_cert, &self.tls_key, "PATCHBAY_TLS"),
+            (&self.bus_tls_cert, &self.bus_tls_key, "PATCHBAY_BUS_TLS"),
+        ] {
+            match (cert, key) {
+                (Some(_), None) => problems.add(format!("{name}_CERT is set but {name}_KEY is not; TLS needs both")),
+                (None, Some(_)) => problems.add(format!("{name}_KEY is set but {name}_CERT is not; TLS needs both")),
+                (Some(_), Some(_)) | (None, None) => {}
             }
-            (None, Some(_)) => {
-                problems.add("PATCHBAY_TLS_KEY is set but PATCHBAY_TLS_CERT is not; TLS needs both");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
         }
+        self.check_one_login(problems);
         if self.listen == self.internal_listen && self.listen.port() != 0 {
             problems.add(format!(
                 "PATCHBAY_LISTEN and PATCHBAY_INTERNAL_LISTEN are both {}; they must differ",
@@ -124,6 +126,20 @@ impl Config {
         match self.role {
             Role::Embedded => {}
             Role::Gateway | Role::Worker => self.check_adapters_are_shared(problems),
+        }
+    }
+
+    /// NATS takes one login a client.
+    fn check_one_login(&self, problems: &mut Problems) {
+        let BusUrl::Nats(url) = &self.bus_url else { return };
+        let logins = [
+            ("a login in PATCHBAY_BUS_URL", url.has_login()),
+            ("PATCHBAY_BUS_NKEY_FILE", self.bus_nkey_file.is_some()),
+            ("PATCHBAY_BUS_CREDENTIALS_FILE", self.bus_credentials_file.is_some()),
+        ];
+        let given: Vec<&str> = logins.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+        if given.len() > 1 {
+            problems.add(format!("{} are set, but NATS takes one login; leave all but one out", given.join(" and ")));
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use bus::{Bus, MemoryBus};
 use gateway::admin::hash_password;
 use store::{Clock, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::{
@@ -15,7 +14,7 @@ use uuid::Uuid;
 use worker::Queues;
 
 use crate::{
-    config::{BusUrl, Config, DatabaseUrl},
+    config::{Config, DatabaseUrl},
     data_dir::{self, DataDir, Held},
     password::FirstAdmin,
     wiring,
@@ -111,17 +110,6 @@ fn clock() -> Clock {
         clock.advance(ahead);
     }
     clock
-}
-
-/// Connects to the configured bus.
-///
-/// # Errors
-/// One line that names the bus, without its password.
-pub async fn open_bus(config: &Config) -> anyhow::Result<Arc<dyn Bus>> {
-    match &config.bus_url {
-        BusUrl::Memory => Ok(Arc::new(MemoryBus::new())),
-        BusUrl::Nats(url) => anyhow::bail!("PATCHBAY_BUS_URL is {url}: NATS cannot be used yet"),
-    }
 }
 
 /// Makes the user `admin` when there is no user yet.

@@ -23,7 +23,7 @@ use crate::{
     config::{Config, Secret},
     data_dir::DataDir,
     limits, logging,
-    parts::{Opened, first_user, first_user_of_many, listen, open_bus},
+    parts::{Opened, first_user, first_user_of_many, listen},
     signals, wiring,
 };
 
@@ -47,7 +47,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     if !opened.is_shared() {
         go_on(store.as_ref()).await?;
     }
-    let bus = open_bus(&config).await?;
+    let bus = wiring::open_bus(&config).await?;
     let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
     let gateway = Gateway::start(settings, store.clone(), bus.clone(), metrics, public, internal).await?;
     let listening = opened.listen();
@@ -79,7 +79,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     if let Some(listening) = listening {
         listening.abort();
     }
-    bus.close().await;
+    bus.flush().await;
     opened.close().await;
     tracing::info!("stopped");
     // The lock on the data directory goes last.
@@ -99,7 +99,7 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
     let settings = gateway_settings(&config, &secret);
     let opened = Opened::open(&config).await?;
     first_user_of_many(&config, opened.store().as_ref()).await?;
-    let bus = open_bus(&config).await?;
+    let bus = wiring::open_bus(&config).await?;
     let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
     let gateway = Gateway::start(settings, opened.store(), bus.clone(), metrics, public, internal).await?;
     tracing::info!(
@@ -115,7 +115,7 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
         () = gateway.app().draining.cancelled() => {}
     }
     gateway.stop().await;
-    bus.close().await;
+    bus.flush().await;
     opened.close().await;
     tracing::info!("stopped");
     Ok(())
@@ -130,7 +130,7 @@ pub async fn worker(config: Config) -> anyhow::Result<()> {
     let internal = listen(config.internal_listen, "PATCHBAY_INTERNAL_LISTEN")?;
     let opened = Opened::open(&config).await?;
     first_user_of_many(&config, opened.store().as_ref()).await?;
-    let bus = open_bus(&config).await?;
+    let bus = wiring::open_bus(&config).await?;
     let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
     let internal = Internal::start(internal, metrics, &bus)?;
     let listening = opened.listen();
@@ -148,7 +148,7 @@ pub async fn worker(config: Config) -> anyhow::Result<()> {
     if let Some(listening) = listening {
         listening.abort();
     }
-    bus.close().await;
+    bus.flush().await;
     opened.close().await;
     tracing::info!("stopped");
     Ok(())
@@ -194,7 +194,7 @@ pub async fn executor_without_server(config: &Config, data_dir: &DataDir) -> any
     let store = opened.store();
     first_user(config, data_dir, store.as_ref()).await?;
     // With the bus of one process nobody listens: what is told on it concerns nobody.
-    let bus = open_bus(config).await?;
+    let bus = wiring::open_bus(config).await?;
     Ok(Operations { admin: Admin::new(store, bus), drain: None })
 }
 
@@ -206,11 +206,11 @@ pub async fn run_shared(config: &Config, request: Value) -> anyhow::Result<Value
     use admin::Executor as _;
     let opened = Opened::open(config).await?;
     first_user_of_many(config, opened.store().as_ref()).await?;
-    let bus = open_bus(config).await?;
+    let bus = wiring::open_bus(config).await?;
     let operations = Operations { admin: Admin::new(opened.store(), bus.clone()), drain: None };
     let done = operations.run(request).await;
     // What was told has left this process when it ends.
-    bus.close().await;
+    bus.flush().await;
     opened.close().await;
     done.map_err(|error| anyhow::anyhow!("{error}"))
 }

@@ -1,8 +1,11 @@
 //! What the parts are told of the configuration: each knows only its own settings, none knows variables.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::config::{Config, Secret};
+use anyhow::Context as _;
+use bus::{Bus, LoginFile, MemoryBus, NatsBus, NatsOptions};
+
+use crate::config::{BusUrl, Config, Secret};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -50,4 +53,29 @@ pub fn postgres_options(config: &Config) -> store::postgres::Options {
 
 fn pace_ms(config: &Config) -> i64 {
     1_000 / i64::from(config.pace_per_sec.as_u32()).max(1)
+}
+
+/// The bus that the configuration names.
+///
+/// # Errors
+/// When NATS cannot be used: at once for what no further attempt would change, after 10 s for a server that is not there.
+pub async fn open_bus(config: &Config) -> anyhow::Result<Arc<dyn Bus>> {
+    Ok(match nats_options(config) {
+        None => Arc::new(MemoryBus::new()),
+        Some(options) => Arc::new(NatsBus::connect(&options).await.context("cannot use the bus")?),
+    })
+}
+
+fn nats_options(config: &Config) -> Option<NatsOptions> {
+    let BusUrl::Nats(url) = &config.bus_url else { return None };
+    let nkey = config.bus_nkey_file.clone().map(LoginFile::Nkey);
+    Some(NatsOptions {
+        login_file: nkey.or_else(|| config.bus_credentials_file.clone().map(LoginFile::Credentials)),
+        tls_ca: config.bus_tls_ca.clone(),
+        tls_client: config.bus_tls_cert.clone().zip(config.bus_tls_key.clone()),
+        prefix: config.bus_prefix.clone(),
+        agent_connections: config.bus_connections.as_usize(),
+        name: format!("patchbay {:?}", config.role).to_lowercase(),
+        ..NatsOptions::new(url.clone())
+    })
 }

@@ -1,10 +1,11 @@
-//! Publish, subscribe, request: in this process (`memory:`), over a broker in another adapter later.
+//! Publish, subscribe, request: in this process (`memory:`), or over NATS (`nats://…`).
 //!
 //! The contract, the same for every adapter: delivery at most once; messages of one publisher to one subject arrive in
 //! order; every subscriber has a bounded queue, and what does not fit is dropped and counted; a late subscriber gets
 //! nothing from before; a request that nobody listens to fails at once with [`BusError::NoResponder`].
 
 mod memory;
+mod nats;
 mod pattern;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,12 +13,17 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 pub use memory::MemoryBus;
+pub use nats::{LoginFile, NatsBus, NatsError, NatsOptions, NatsUrl, SubjectPrefix};
 use schemas::TraceContext;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, watch};
 
 /// The largest body a message may have, in bytes. NATS' default is 1 MiB.
 pub const BODY_MAX: usize = 1 << 20;
+
+/// Capacity of the subscriptions that there are many of: one an agent. Asked for with exactly this, and in no group, they
+/// cost least and are spread over the connections that an adapter has for them.
+pub const MAILBOX: usize = 128;
 
 /// One message.
 #[derive(Clone)]
@@ -64,7 +70,7 @@ pub enum BusError {
     /// The bus cannot be reached now.
     #[error("the bus is away")]
     Disconnected,
-    /// The body is over [`BODY_MAX`].
+    /// The body is over [`BODY_MAX`], or over what the broker takes.
     #[error("the message is too large")]
     TooLarge,
 }
@@ -98,24 +104,38 @@ impl Subscribe<'_> {
 }
 
 /// Messages that come in. Dropping it unsubscribes.
-pub struct Subscription {
-    receiver: mpsc::Receiver<Box<Message>>,
-    _guard: Box<dyn Send + Sync>,
+pub struct Subscription(Source);
+
+enum Source {
+    /// A queue of ours, and what ends the subscription.
+    Queue(mpsc::Receiver<Box<Message>>, #[expect(dead_code, reason = "held to be dropped")] Box<dyn Send + Sync>),
+    /// The client library's own queue: a second one would cost each agent as much again.
+    Nats(nats::Mailbox),
 }
 
 impl Subscription {
     pub(crate) fn new(receiver: mpsc::Receiver<Box<Message>>, guard: Box<dyn Send + Sync>) -> Self {
-        Self { receiver, _guard: guard }
+        Self(Source::Queue(receiver, guard))
+    }
+
+    pub(crate) fn nats(mailbox: nats::Mailbox) -> Self {
+        Self(Source::Nats(mailbox))
     }
 
     /// A message that has come already, without waiting.
     pub fn try_next(&mut self) -> Option<Message> {
-        self.receiver.try_recv().ok().map(|m| *m)
+        match &mut self.0 {
+            Source::Queue(receiver, _) => receiver.try_recv().ok().map(|m| *m),
+            Source::Nats(mailbox) => mailbox.try_next(),
+        }
     }
 
     /// The next message; `None` when the bus is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Message> {
-        self.receiver.recv().await.map(|m| *m)
+        match &mut self.0 {
+            Source::Queue(receiver, _) => receiver.recv().await.map(|m| *m),
+            Source::Nats(mailbox) => mailbox.next().await,
+        }
     }
 }
 
@@ -165,14 +185,15 @@ pub trait Bus: Send + Sync + 'static {
     /// `NoResponder` at once when nobody listens, `Disconnected`, `TooLarge`.
     async fn ask(&self, subject: &str, body: Bytes, trace: Option<TraceContext>) -> Result<Replies, BusError>;
 
-    /// Is it there? Changes are seen by the receiver.
+    /// Is it there? Changes are seen by the receiver. After an outage it is `Up` only when every subscription from before
+    /// is in force again.
     fn status(&self) -> watch::Receiver<BusStatus>;
-
-    /// Sends what is under way, within a few seconds, and ends. Nothing is sent or received any more.
-    async fn close(&self) {}
 
     /// Messages dropped so far because a subscriber's queue was full.
     fn dropped(&self) -> u64;
+
+    /// Waits, bounded, until what was published is out of this process: before it ends.
+    async fn flush(&self) {}
 }
 
 /// Publishes a value as JSON.

@@ -1,5 +1,8 @@
 //! Who is connected here, and the group commit of connects and disconnects.
 
+mod again;
+mod alive;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
@@ -9,14 +12,9 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, BusStatus, publish_json};
+use bus::{Bus, BusError, publish_json};
 use parking_lot::Mutex;
-use schemas::{
-    ApiId,
-    event::{Event, EventKind},
-    subject, timestamp,
-};
-use serde_json::{json, value::to_raw_value};
+use schemas::{ApiId, event::Event, subject};
 use store::{Connect, Connected, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,21 +28,31 @@ const GROUP: usize = 256;
 const WAITING: usize = 65_536;
 /// How long a connect waits for a store that is away.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// How often the hints are said again.
-const ASSERT_EVERY: Duration = Duration::from_secs(60);
 
 type Ask = (Connect, oneshot::Sender<Connected>);
 
-struct Held {
-    api_id: ApiId,
-    epoch: i64,
-    secure: bool,
+/// A connection that this gateway holds.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// What the agent calls itself.
+    pub api_id: ApiId,
+    /// Number among the host's connections.
+    pub epoch: i64,
+    /// Which connection it is.
+    pub connection: Uuid,
+    /// Version of the key that was checked.
+    pub key_version: i64,
+    /// Came over TLS.
+    pub secure: bool,
 }
+
+/// By host.
+type Holdings = Arc<Mutex<HashMap<Uuid, Held>>>;
 
 /// Presence of one gateway.
 pub struct Presence {
     admitted: Arc<AtomicUsize>,
-    held: Arc<Mutex<HashMap<Uuid, Held>>>,
+    held: Holdings,
     connects: mpsc::Sender<Ask>,
     ends: mpsc::Sender<(Uuid, i64)>,
 }
@@ -60,7 +68,7 @@ impl Drop for Admission {
 
 /// An agent that this gateway holds; forgotten when dropped, unless a newer connection took its place.
 pub struct Holding {
-    held: Arc<Mutex<HashMap<Uuid, Held>>>,
+    held: Holdings,
     host_id: Uuid,
     epoch: i64,
 }
@@ -95,11 +103,11 @@ impl Presence {
     ) -> Self {
         let (connects, asks) = mpsc::channel(WAITING);
         let (ends, ended) = mpsc::channel(WAITING);
-        let held = Arc::default();
+        let held = Holdings::default();
         let parts = Parts { store, bus, gateway_id, closing };
         tasks.spawn(commit_connects(parts.clone(), asks));
         tasks.spawn(commit_ends(parts.clone(), ended));
-        tasks.spawn(assert_hints(parts, Arc::clone(&held)));
+        tasks.spawn(again::run(parts, Arc::clone(&held)));
         Self { admitted: Arc::default(), held, connects, ends }
     }
 
@@ -119,13 +127,27 @@ impl Presence {
 
     /// Notes that this gateway holds the agent.
     #[must_use]
-    pub fn hold(&self, api_id: &ApiId, host_id: Uuid, epoch: i64, secure: bool) -> Holding {
-        let mine = Held { api_id: api_id.clone(), epoch, secure };
+    pub fn hold(&self, host_id: Uuid, mine: Held) -> Holding {
+        let epoch = mine.epoch;
         let mut held = self.held.lock();
         if held.get(&host_id).is_none_or(|h| h.epoch < epoch) {
             held.insert(host_id, mine);
         }
         Holding { held: Arc::clone(&self.held), host_id, epoch }
+    }
+
+    /// Answers whoever asks whether this gateway lives, until `closing`.
+    ///
+    /// # Errors
+    /// When the bus is away.
+    pub async fn answer_for(
+        &self,
+        bus: &Arc<dyn Bus>,
+        gateway_id: Uuid,
+        tasks: &TaskTracker,
+        closing: CancellationToken,
+    ) -> Result<(), BusError> {
+        alive::start(bus, gateway_id, Arc::clone(&self.held), tasks, closing).await
     }
 
     /// What this gateway holds: api_ids.
@@ -273,37 +295,7 @@ async fn commit_ends(parts: Parts, mut ended: mpsc::Receiver<(Uuid, i64)>) {
 }
 
 async fn tell(parts: &Parts, host_id: Uuid, connected: bool, secure: bool) {
-    let at = timestamp::rfc3339(parts.store.clock().now_ms());
-    let Ok(data) = to_raw_value(&json!({ "host_id": host_id, "connected": connected, "secure": secure, "at": at }))
-    else {
-        return;
-    };
-    let event = Event { host_id, kind: EventKind::Presence, data };
-    let _ = publish_json(parts.bus.as_ref(), &subject::host_changed(host_id), &event).await;
-}
-
-/// Says the hints again once a minute, and after the bus was away.
-async fn assert_hints(parts: Parts, held: Arc<Mutex<HashMap<Uuid, Held>>>) {
-    let mut status = parts.bus.status();
-    loop {
-        tokio::select! {
-            () = parts.closing.cancelled() => break,
-            () = tokio::time::sleep(ASSERT_EVERY) => {}
-            changed = status.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                if *status.borrow_and_update() != BusStatus::Up {
-                    continue;
-                }
-            }
-        }
-        let mine: Vec<(Uuid, i64, bool)> = held.lock().iter().map(|(id, h)| (*id, h.epoch, h.secure)).collect();
-        for chunk in mine.chunks(GROUP) {
-            if let Err(error) = parts.store.assert_hints(parts.gateway_id, chunk).await {
-                tracing::warn!(%error, "hints not stored");
-                break;
-            }
-        }
+    if let Ok(event) = Event::presence(host_id, connected, secure, parts.store.clock().now_ms()) {
+        let _ = publish_json(parts.bus.as_ref(), &subject::host_changed(host_id), &event).await;
     }
 }

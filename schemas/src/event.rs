@@ -1,8 +1,13 @@
 //! What clients of `GET /events` are told, and what travels as `host.<id>.changed`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use uuid::Uuid;
+
+use crate::timestamp;
 
 /// The kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,4 +42,16 @@ pub struct Event {
     pub kind: EventKind,
     /// The body, already serialized once for all readers.
     pub data: Box<RawValue>,
+}
+
+impl Event {
+    /// An agent came, or went. `at_ms`: milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Never, as far as serde_json is concerned; callers have nothing to tell then.
+    pub fn presence(host_id: Uuid, connected: bool, secure: bool, at_ms: i64) -> Result<Self, serde_json::Error> {
+        let at = timestamp::rfc3339(at_ms);
+        let data = json!({ "host_id": host_id, "connected": connected, "secure": secure, "at": at });
+        Ok(Self { host_id, kind: EventKind::Presence, data: to_raw_value(&data)? })
+    }
 }

@@ -97,6 +97,16 @@ pub struct StatusReply {
 pub struct CloseRequest {
     /// Why, for the log.
     pub reason: String,
+    /// Only this connection: a newer one may have the new key already. Unset: whoever holds the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Uuid>,
+}
+
+/// Answer to `gateway.<id>.alive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliveReply {
+    /// Agents that it holds.
+    pub agents: usize,
 }
 
 /// `revoked.<what>.<id>`.

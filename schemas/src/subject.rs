@@ -52,7 +52,7 @@ pub fn revoked(what: &str, id: Uuid) -> String {
 /// Every revocation.
 pub const ALL_REVOKED: &str = "revoked.>";
 
-/// Does that gateway live?
+/// Does that gateway live? Answered by [`crate::message::AliveReply`].
 #[must_use]
 pub fn gateway_alive(gateway: Uuid) -> String {
     format!("gateway.{gateway}.alive")

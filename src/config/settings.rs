@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use bus::SubjectPrefix;
 use ipnet::IpNet;
 
 use super::{
@@ -37,8 +38,34 @@ settings! {
     /// PostgreSQL: after how many seconds a statement is given up, by the server and by us.
     "PATCHBAY_DB_STATEMENT_SECS" db_statement_secs: Whole<1, 600> = "10";
 
-    /// What carries messages between gateways and workers. This version knows memory: (one process) only.
+    /// What carries messages between gateways and workers: memory: within one process, or NATS, such as
+    /// nats://user:password@host:4222. A lone user is a token; tls:// insists on TLS; several servers are separated by
+    /// commas and have the same login. docs/nats.md says which permissions it needs.
     "PATCHBAY_BUS_URL" bus_url: BusUrl = "memory:";
+
+    /// The first part of every subject on NATS. Installations that share a NATS must have different ones, none of which
+    /// begins with another one and a dot.
+    "PATCHBAY_BUS_PREFIX" bus_prefix: SubjectPrefix = "patchbay";
+
+    /// Connections to NATS over which a gateway spreads what its agents listen to, beside one for everything else. Each is
+    /// at most one core's work.
+    "PATCHBAY_BUS_CONNECTIONS" bus_connections: Whole<1, 64> = "2";
+
+    /// File with the seed of the nkey that logs in to NATS.
+    "PATCHBAY_BUS_NKEY_FILE" bus_nkey_file: Option<PathBuf>;
+
+    /// File with JWT and seed that log in to NATS, as `nsc generate creds` writes it.
+    "PATCHBAY_BUS_CREDENTIALS_FILE" bus_credentials_file: Option<PathBuf>;
+
+    /// PEM file with the authorities that NATS' certificate is checked against. Default: those of the system. With it, or
+    /// with a certificate of our own, NATS is spoken to over TLS alone.
+    "PATCHBAY_BUS_TLS_CA" bus_tls_ca: Option<PathBuf>;
+
+    /// PEM file with the certificate chain that we show NATS.
+    "PATCHBAY_BUS_TLS_CERT" bus_tls_cert: Option<PathBuf>;
+
+    /// PEM file with the private key of that certificate.
+    "PATCHBAY_BUS_TLS_KEY" bus_tls_key: Option<PathBuf>;
 
     /// At least 32 bytes, from which the keys that sign sessions are derived. Default: generated into the data
     /// directory. Changing it logs every user out.

@@ -191,6 +191,8 @@ fn secrets_never_show() {
     }
     let nats = BusUrl::parse_for_test("nats://u:hunter2@h");
     assert!(!format!("{nats:?}").contains("hunter2"));
+    let line = problem("PATCHBAY_BUS_URL", "nats://u:hunter2@h:port");
+    assert!(line.contains("nats://u:***@h:port") && !line.contains("hunter2"), "{line}");
 }
 
 impl BusUrl {
@@ -204,6 +206,7 @@ fn a_certificate_needs_its_key() {
     assert!(problem("PATCHBAY_TLS_CERT", "c.pem").contains("PATCHBAY_TLS_KEY is not"));
     assert!(problem("PATCHBAY_TLS_KEY", "k.pem").contains("PATCHBAY_TLS_CERT is not"));
     load(&[("PATCHBAY_TLS_CERT", "c.pem"), ("PATCHBAY_TLS_KEY", "k.pem")]).expect("both");
+    assert!(problem("PATCHBAY_BUS_TLS_CERT", "c.pem").contains("PATCHBAY_BUS_TLS_KEY is not"));
 }
 
 #[test]
@@ -226,7 +229,28 @@ fn a_database_is_a_file_or_a_server() {
     let config =
         load(&[("DATABASE_URL", "postgres://u:p@h/d"), ("PATCHBAY_BUS_URL", "nats://h")]).expect("any adapter");
     assert!(config.is_shared() && !format!("{config:?}").contains("u:p@"));
-    problem("PATCHBAY_BUS_URL", "memory");
+}
+
+#[test]
+fn a_bus_is_in_this_process_or_nats() {
+    for url in ["nats://h", "tls://h:4222", "nats://u:p@a,nats://u:p@b", "nats://token@h"] {
+        assert!(matches!(load(&[("PATCHBAY_BUS_URL", url)]).expect(url).bus_url, BusUrl::Nats(_)), "{url}");
+    }
+    for url in ["memory", "http://h", "nats://", "nats://h/x", "nats://a,http://b"] {
+        problem("PATCHBAY_BUS_URL", url);
+    }
+    for prefix in [">", "a.*", "a b", "."] {
+        problem("PATCHBAY_BUS_PREFIX", prefix);
+    }
+    let nkey = ("PATCHBAY_BUS_NKEY_FILE", "seed");
+    load(&[("PATCHBAY_BUS_URL", "nats://h"), nkey]).expect("one login");
+    // Unused, so no error.
+    load(&[nkey, ("PATCHBAY_BUS_CREDENTIALS_FILE", "creds")]).expect("no NATS");
+    for more in [("PATCHBAY_BUS_URL", "nats://u:hunter2@h"), ("PATCHBAY_BUS_CREDENTIALS_FILE", "creds")] {
+        let problems = load(&[("PATCHBAY_BUS_URL", "nats://h"), nkey, more]).expect_err("two logins");
+        assert!(problems.len() == 1 && problems[0].contains("PATCHBAY_BUS_NKEY_FILE"), "{problems:?}");
+        assert!(!problems[0].contains("hunter2"), "{problems:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use bus::{NatsUrl, SubjectPrefix};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::values::Value;
@@ -45,19 +46,20 @@ impl Value for DatabaseUrl {
 pub enum BusUrl {
     /// Inside this process.
     Memory,
-    Nats(SecretUrl),
+    /// Printed without its login.
+    Nats(NatsUrl),
 }
 
 impl Value for BusUrl {
     fn expects() -> String {
-        "memory: or nats://…".to_owned()
+        "memory:, or nats://host:port, tls://host:port, or several of these separated by commas".to_owned()
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         if text == "memory:" {
             Ok(Self::Memory)
-        } else if has_scheme(text, &["nats"]) {
-            Ok(Self::Nats(SecretUrl::new(text)))
+        } else if has_scheme(text, &["nats", "tls"]) {
+            NatsUrl::parse(text).map(Self::Nats).map_err(|reason| format!("{reason}; "))
         } else {
             Err(String::new())
         }
@@ -65,6 +67,16 @@ impl Value for BusUrl {
 
     fn shown(text: &str) -> Option<String> {
         Some(format!("{:?}", without_password(text)))
+    }
+}
+
+impl Value for SubjectPrefix {
+    fn expects() -> String {
+        format!("letters, digits, - and _, perhaps in parts between dots, {} characters at most", Self::MAX)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(String::new)
     }
 }
 

@@ -2,6 +2,7 @@
 //! so that a test can stand between them; the agents are simulated ones, or played by hand on the bus.
 
 mod deeds;
+mod gateways;
 mod holders;
 mod house;
 mod outages;

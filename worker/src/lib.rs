@@ -6,6 +6,7 @@
 mod announce;
 mod deliver;
 mod executor;
+mod gateways;
 mod maintenance;
 mod outcomes;
 mod request;
@@ -49,6 +50,7 @@ pub enum Queues {
 pub struct Worker {
     ending: Ending,
     tasks: TaskTracker,
+    bus: Arc<dyn Bus>,
 }
 
 /// How long what is in hand may take at the end.
@@ -60,7 +62,7 @@ impl Worker {
     pub fn start(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Bus>, queues: &Queues) -> Self {
         let ending = Ending::default();
         let tasks = TaskTracker::new();
-        let deliverer = Deliverer::start(Arc::clone(&store), bus, &tasks);
+        let deliverer = Deliverer::start(Arc::clone(&store), Arc::clone(&bus), &tasks);
         tasks.spawn(executor::run(
             queues.clone(),
             settings.clone(),
@@ -69,8 +71,9 @@ impl Worker {
             ending.clone(),
         ));
         tasks.spawn(sweep::run(Arc::clone(&store), deliverer, ending.leaving.clone()));
+        tasks.spawn(gateways::run(Arc::clone(&store), Arc::clone(&bus), ending.leaving.clone()));
         tasks.spawn(maintenance::tick(store, ending.leaving.clone()));
-        Self { ending, tasks }
+        Self { ending, tasks, bus }
     }
 
     /// Stops: fetch no more, finish what is in hand. What is left is found by whoever runs next.
@@ -83,5 +86,6 @@ impl Worker {
         if ended.is_err() || timeout(STOP_WAIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some deliveries did not end in time: their rows say so, the sweep will ask");
         }
+        self.bus.flush().await;
     }
 }

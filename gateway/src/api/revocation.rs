@@ -84,8 +84,7 @@ pub(super) async fn start(app: &App) -> Result<(), BusError> {
     let app = Arc::clone(app);
     let tasks = app.tasks.clone();
     tasks.spawn(async move {
-        let mut was = *status.borrow_and_update();
-        app.api.health.bus(was);
+        app.api.health.bus(*status.borrow_and_update());
         loop {
             tokio::select! {
                 () = app.stopping.cancelled() => return,
@@ -102,11 +101,11 @@ pub(super) async fn start(app: &App) -> Result<(), BusError> {
                     }
                     let is = *status.borrow_and_update();
                     app.api.health.bus(is);
-                    if was != BusStatus::Up && is == BusStatus::Up {
+                    // It was away in between, perhaps too briefly to be seen.
+                    if is == BusStatus::Up {
                         app.api.revocations.tell(Revocation::Any);
                         app.api.events.gap();
                     }
-                    was = is;
                 }
             }
         }

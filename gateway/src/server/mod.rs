@@ -97,6 +97,7 @@ impl Gateway {
             sockets: TaskTracker::new(),
             tasks,
         });
+        app.presence.answer_for(&app.bus, gateway_id, &app.tasks, app.closing.clone()).await?;
         api::start(&app).await?;
         let routes = route::Public::new(&app);
         let process = accept::Process {
@@ -145,6 +146,8 @@ impl Gateway {
         app.closing.cancel();
         app.tasks.close();
         ended("tasks", STOP_WAIT, &app.tasks).await;
+        // What they told last is on its way, not in a buffer of this process.
+        app.bus.flush().await;
     }
 }
 

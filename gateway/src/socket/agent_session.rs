@@ -279,7 +279,11 @@ impl Session for AgentSession {
                 }
             }
             "close" => {
-                let reason = message.parse::<CloseRequest>().map(|c| c.reason).unwrap_or_default();
+                let (reason, only) =
+                    message.parse::<CloseRequest>().map(|c| (c.reason, c.connection)).unwrap_or_default();
+                if only.is_some_and(|only| only != self.me.connection) {
+                    return;
+                }
                 tracing::info!(host_id = %self.me.host_id, reason, "closing the agent's socket");
                 effects.push(Effect::Close { code: REVOKED, reason: "credentials are no longer valid" });
             }

@@ -11,9 +11,9 @@ use axum::{
     http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bus::{Subscribe, Subscription};
+use bus::{MAILBOX, Subscribe, Subscription};
 use hyper_util::rt::TokioIo;
-use schemas::{ApiId, subject};
+use schemas::subject;
 use serde_json::json;
 use store::{Connect, Connected};
 use tokio::time::{Instant, timeout};
@@ -27,11 +27,9 @@ use crate::{
     App,
     agent::{Authenticated, Reject, authenticate},
     api::client::{Peer, client_address, is_secure},
-    presence::Admission,
+    presence::{Admission, Held},
 };
 
-/// Bus messages that wait for one agent's connection.
-const MAILBOX: usize = 128;
 /// How long the bus may take to confirm a subscription.
 const SUBSCRIBE_WAIT: Duration = Duration::from_secs(2);
 /// How long the client may take to switch protocols after our 101.
@@ -170,7 +168,9 @@ async fn serve(
             return;
         }
     };
-    let ended = hold(&app, &mut stream, &mut mailbox, host_id, &api_id, epoch, secure).await;
+    let connection = Uuid::now_v7();
+    let held = Held { api_id: api_id.clone(), epoch, connection, key_version, secure };
+    let ended = hold(&app, &mut stream, &mut mailbox, host_id, held).await;
     drop(stream);
     drop(mailbox);
     app.metrics.closed(ended.code);
@@ -184,20 +184,19 @@ async fn hold(
     stream: &mut TokioIo<hyper::upgrade::Upgraded>,
     mailbox: &mut Subscription,
     host_id: Uuid,
-    api_id: &ApiId,
-    epoch: i64,
-    secure: bool,
+    held: Held,
 ) -> Ended {
+    let secure = held.secure;
     let me = Identity {
         host_id,
-        api_id: api_id.clone(),
-        connection: Uuid::now_v7(),
+        api_id: held.api_id.clone(),
+        connection: held.connection,
         gateway: app.gateway_id,
-        epoch,
+        epoch: held.epoch,
         secure,
         since_ms: app.store.clock().now_ms(),
     };
-    let _held = app.presence.hold(api_id, host_id, epoch, secure);
+    let _held = app.presence.hold(host_id, held);
     let mut effects = Vec::with_capacity(2);
     let mut session = AgentSession::new(me, Instant::now(), &mut effects);
     effects.insert(0, session.claim());

@@ -199,8 +199,21 @@ pub trait Hosts: Send + Sync {
     /// Notes the end of connections, each only if it still is its host's newest. Answers which were.
     async fn disconnect_hosts(&self, ends: &[(Uuid, i64)]) -> Result<Vec<bool>, StoreError>;
 
-    /// Says again that this gateway holds these (host, epoch, secure), after an outage and once a minute.
-    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<(), StoreError>;
+    /// Says again that this gateway holds these (host, epoch, secure), after an outage and once a minute. Answers those
+    /// whose row said something else.
+    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Gateways that hold somebody, by the hint.
+    async fn gateways_hinted(&self) -> Result<Vec<Uuid>, StoreError>;
+
+    /// That gateway is dead: nobody is connected by it any more. Answers whose hint that changed.
+    async fn clear_hints_of(&self, gateway_id: Uuid) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Wakes what waits for these hosts, which are connected still: the bus was away, and who asked found nobody.
+    async fn wake_hosts(&self, hosts: &[Uuid]) -> Result<Vec<Applied>, StoreError>;
+
+    /// Which of these (host, version of its key) are gone, or have another key by now.
+    async fn stale_keys(&self, held: &[(Uuid, i64)]) -> Result<Vec<Uuid>, StoreError>;
 
     /// Clears all hints: the embedded process has just started and holds nobody.
     async fn clear_hints(&self) -> Result<u64, StoreError>;

@@ -12,7 +12,7 @@ use super::{
     Conn, Engine, SqlStore,
     commands::OPEN,
     conflict, presence, rows,
-    statement::{get, get_bool, get_uuid, sql},
+    statement::{Cells, get, get_bool, get_uuid, sql},
 };
 use crate::{
     AddHost, Applied, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewKey, Page, Presence,
@@ -28,6 +28,10 @@ pub const PRESENCE: &str = "SELECT api_id, connected, secure, disconnected_at FR
      WHERE api_id IN (SELECT value FROM json_each($1))";
 
 const HOST: &str = "SELECT h.*, h.id AS h_id FROM hosts h WHERE";
+
+fn ids(rows: &[impl Cells]) -> Result<Vec<Uuid>, StoreError> {
+    rows.iter().map(|row| get_uuid(row, "id")).collect()
+}
 
 /// What contains this, whatever its case.
 fn pattern(search: &str) -> String {
@@ -167,7 +171,7 @@ impl<E: Engine> Hosts for SqlStore<E> {
             .map(|(connect, _)| connect.host_id)
             .collect();
         presence::want_seen(&mut work, &held).await?;
-        let woken = presence::wake(&mut work, &held, self.pace_ms).await?;
+        let woken = presence::wake(&mut work, presence::WAKES, &held, self.pace_ms).await?;
         self.finish(work).await?;
         Ok((outcomes, woken))
     }
@@ -186,16 +190,42 @@ impl<E: Engine> Hosts for SqlStore<E> {
         Ok(ends.iter().map(|end| newest.contains(end)).collect())
     }
 
-    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<(), StoreError> {
+    async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<Vec<Uuid>, StoreError> {
         if held.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let rows: Vec<_> = held.iter().map(|(id, epoch, secure)| (id, epoch, i64::from(*secure))).collect();
         let mut work = self.work().await?;
         work.lock(held.iter().map(|(id, _, _)| id)).await?;
         let hints = sql(presence::ASSERT_HINTS).bind(json!(rows).to_string()).bind(work.now).bind(gateway_id);
-        work.tx.run(hints).await?;
-        self.finish(work).await
+        let told = ids(&work.tx.all(hints).await?)?;
+        self.finish(work).await?;
+        Ok(told)
+    }
+
+    async fn gateways_hinted(&self) -> Result<Vec<Uuid>, StoreError> {
+        ids(&self.reader().await?.all(sql(presence::GATEWAYS)).await?)
+    }
+
+    async fn clear_hints_of(&self, gateway_id: Uuid) -> Result<Vec<Uuid>, StoreError> {
+        let mut work = self.work().await?;
+        work.lock_held(gateway_id).await?;
+        let cleared = work.tx.all(sql(presence::CLEAR_HINTS_OF).bind(gateway_id).bind(work.now)).await?;
+        self.finish(work).await?;
+        ids(&cleared)
+    }
+
+    async fn wake_hosts(&self, hosts: &[Uuid]) -> Result<Vec<Applied>, StoreError> {
+        let mut work = self.work().await?;
+        work.lock(hosts).await?;
+        let woken = presence::wake(&mut work, presence::WAITS, hosts, self.pace_ms).await?;
+        self.finish(work).await?;
+        Ok(woken)
+    }
+
+    async fn stale_keys(&self, held: &[(Uuid, i64)]) -> Result<Vec<Uuid>, StoreError> {
+        let rows = self.reader().await?.all(sql(presence::STALE_KEYS).bind(json!(held).to_string())).await?;
+        ids(&rows)
     }
 
     async fn clear_hints(&self) -> Result<u64, StoreError> {

@@ -47,7 +47,20 @@ pub const ASSERT_HINTS: &str = "UPDATE hosts SET connected = 1, gateway_id = $3,
      connected_at = COALESCE(connected_at, $2), disconnected_at = NULL \
      FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS epoch, CAST(value ->> 2 AS BIGINT) AS secure \
          FROM json_each($1)) AS v \
-     WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3)";
+     WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3) RETURNING hosts.id";
+
+/// One step along the index a gateway, however many hosts each holds.
+pub const GATEWAYS: &str = "WITH RECURSIVE named(id) AS (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 \
+     UNION ALL SELECT (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 AND gateway_id > named.id) FROM named \
+     WHERE named.id IS NOT NULL) SELECT id FROM named WHERE id IS NOT NULL";
+
+pub const CLEAR_HINTS_OF: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
+     disconnected_at = $2 WHERE connected = 1 AND gateway_id = $1 RETURNING id";
+
+/// $1: host, key version.
+pub const STALE_KEYS: &str = "SELECT v.id FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS key_version \
+         FROM json_each($1)) AS v \
+     LEFT JOIN hosts h ON h.id = v.id AND h.key_version = v.key_version WHERE h.id IS NULL";
 
 pub const CLEAR_HINTS: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
      disconnected_at = $1 WHERE connected = 1";
@@ -59,6 +72,10 @@ pub const UNSEEN: &str = "SELECT id, update_interval FROM hosts h WHERE settings
 
 /// A condition on `c`: what a connect may wake.
 pub const WAKES: &str = "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \
+     AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id";
+
+/// A condition on `c`: what waits for these hosts.
+pub const WAITS: &str = "c.final = 0 AND c.state = 'waiting' \
      AND c.host_id IN (SELECT value FROM json_each($1)) ORDER BY c.id";
 
 /// Makes each connection its host's newest: one statement for the group.
@@ -121,9 +138,15 @@ pub async fn want_seen<C: Conn>(work: &mut Work<C>, hosts: &[Uuid]) -> Result<()
     Ok(())
 }
 
-/// Wakes what waits for these hosts, a later statement of the transaction that made them connected. Answers what moved.
-pub async fn wake<C: Conn>(work: &mut Work<C>, hosts: &[Uuid], pace_ms: i64) -> Result<Vec<Applied>, StoreError> {
-    let open = work.read(WAKES, id_list(hosts)).await?;
+/// Wakes what these hosts' commands wait for, those of [`WAKES`] or [`WAITS`]: after a connect a later statement of the
+/// transaction that made them connected. Answers what moved.
+pub async fn wake<C: Conn>(
+    work: &mut Work<C>,
+    which: &'static str,
+    hosts: &[Uuid],
+    pace_ms: i64,
+) -> Result<Vec<Applied>, StoreError> {
+    let open = work.read(which, id_list(hosts)).await?;
     let paced = |c: &Command| c.state == State::Waiting && c.kind.spec().paced();
     let n = open.iter().filter(|(c, _)| paced(c)).count();
     let mut slot = match n {

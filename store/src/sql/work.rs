@@ -34,6 +34,9 @@ pub fn lock_sql<C: Conn>() -> String {
     format!("SELECT id FROM hosts WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id{}", C::LOCK)
 }
 
+/// The hosts that a gateway is said to hold.
+pub const HELD: &str = "SELECT id FROM hosts WHERE connected = 1 AND gateway_id = $1";
+
 /// The hosts of commands.
 pub const LOCK_OF: &str = "SELECT id FROM hosts WHERE id IN (SELECT host_id FROM commands \
      WHERE id IN (SELECT value FROM json_each($1)))";
@@ -105,9 +108,14 @@ impl<C: Conn> Work<C> {
         self.lock_by(format!("{LOCK_OF} ORDER BY id{}", C::LOCK), id_list(commands)).await
     }
 
-    async fn lock_by(&mut self, text: String, ids: String) -> Result<(), StoreError> {
+    /// Locks the hosts that this gateway is said to hold.
+    pub async fn lock_held(&mut self, gateway_id: Uuid) -> Result<(), StoreError> {
+        self.lock_by(format!("{HELD} ORDER BY id{}", C::LOCK), gateway_id.to_string()).await
+    }
+
+    async fn lock_by(&mut self, text: String, argument: String) -> Result<(), StoreError> {
         if !C::LOCK.is_empty() {
-            self.tx.all(sql(text).bind(ids)).await?;
+            self.tx.all(sql(text).bind(argument)).await?;
             self.refresh();
         }
         Ok(())

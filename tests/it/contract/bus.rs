@@ -2,9 +2,13 @@
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
-use bus::{BODY_MAX, Bus, BusError, BusStatus, MemoryBus, Message, Subscribe, Subscription};
+use bus::{
+    BODY_MAX, Bus, BusError, BusStatus, MAILBOX, MemoryBus, Message, NatsBus, NatsOptions, NatsUrl, Subscribe,
+    Subscription,
+};
 use bytes::Bytes;
 use schemas::TraceContext;
+use tests::services::nats::NatsServer;
 use tokio::time::timeout;
 
 /// Two clients of one broker that can be taken away.
@@ -18,6 +22,14 @@ impl Broker {
     pub fn memory() -> Self {
         let bus = Arc::new(MemoryBus::new());
         Self { bus: bus.clone(), other: bus.clone(), set_away: Box::new(move |away| bus.set_away(away)) }
+    }
+
+    pub async fn nats() -> Self {
+        let server = NatsServer::start();
+        let options = NatsOptions { agent_connections: 2, ..NatsOptions::new(NatsUrl::parse(&server.url()).unwrap()) };
+        let client = async || Arc::new(NatsBus::connect(&options).await.unwrap());
+        let (bus, other) = (client().await, client().await);
+        Self { bus, other, set_away: Box::new(move |away| server.set_away(away)) }
     }
 }
 
@@ -416,7 +428,7 @@ async fn a_trace_passes_with_message_request_and_answer(broker: Broker) {
 async fn a_thousand_agents_get_only_what_is_theirs(broker: Broker) {
     let mut agents = Vec::new();
     for n in 0..1_000 {
-        agents.push(broker.bus.subscribe(&format!("agent.a-{n}.*"), Subscribe::all(4)).await.unwrap());
+        agents.push(broker.bus.subscribe(&format!("agent.a-{n}.*"), Subscribe::all(MAILBOX)).await.unwrap());
     }
     for n in 0..1_000 {
         say(&*broker.other, &format!("agent.a-{n}.command"), n).await;

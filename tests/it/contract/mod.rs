@@ -13,6 +13,13 @@ macro_rules! on_every_bus {
                 super::$test(super::Broker::memory()).await;
             })+
         }
+
+        mod nats {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(super::Broker::nats().await).await;
+            })+
+        }
     };
 }
 
@@ -36,6 +43,7 @@ macro_rules! on_every_store {
 }
 
 mod bus;
+mod bus_nats;
 mod store_accounts;
 mod store_create;
 mod store_crowd;

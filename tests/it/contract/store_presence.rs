@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use jobs::{Kind, State};
 use store::{Connect, Connected};
 use uuid::Uuid;
 
-use super::store_world::{GATEWAY, MINUTE, SECOND, World, api_id, connect, epoch};
+use super::store_world::{GATEWAY, MINUTE, NOBODY, SECOND, World, api_id, connect, epoch, ids_of, key};
 
 on_every_store! {
     epochs_rise_over_groups_side_by_side,
@@ -15,7 +16,12 @@ on_every_store! {
     a_teardown_counts_once,
     hints_are_asserted_only_for_the_newest_connection,
     an_asserted_hint_is_a_whole_one,
+    an_asserted_hint_is_news_once,
     cleared_hints_leave_nobody_connected,
+    each_gateway_that_holds_somebody_is_named_once,
+    the_hints_of_one_gateway_are_cleared_and_no_others,
+    hosts_that_stayed_are_woken_and_nothing_else_moves,
+    keys_that_were_replaced_are_stale,
     seven_replacements_a_minute_are_flapping,
     reconnects_of_a_host_that_was_gone_are_no_flapping,
     slow_replacements_are_no_flapping,
@@ -132,6 +138,95 @@ async fn an_asserted_hint_is_a_whole_one(world: World) {
     world.advance(MINUTE);
     world.store.assert_hints(GATEWAY, &[(host, 1, false)]).await.unwrap();
     assert_eq!(world.store.host(host).await.unwrap().unwrap().connected_at, connected_at, "once a minute, no news");
+}
+
+async fn an_asserted_hint_is_news_once(world: World) {
+    let [here, there, gone] = world.hosts().await;
+    world.connect(&[here, there, gone]).await;
+    world.store.disconnect_hosts(&[(there, 1)]).await.unwrap();
+    let held = [(here, 1, true), (there, 1, true), (gone, 7, true)];
+    assert_eq!(world.store.assert_hints(GATEWAY, &held).await.unwrap(), [there]);
+    assert!(world.store.assert_hints(GATEWAY, &held).await.unwrap().is_empty());
+    assert_eq!(world.store.assert_hints(OTHER_GATEWAY, &held[..1]).await.unwrap(), [here]);
+}
+
+/// Connects to the other gateway.
+async fn elsewhere(world: &World, host: Uuid) {
+    world.store.connect_hosts(&[Connect { gateway_id: OTHER_GATEWAY, ..connect(host) }]).await.unwrap();
+}
+
+async fn each_gateway_that_holds_somebody_is_named_once(world: World) {
+    assert!(world.store.gateways_hinted().await.unwrap().is_empty());
+    let [one, two, three] = world.hosts().await;
+    world.connect(&[one, two]).await;
+    assert_eq!(world.store.gateways_hinted().await.unwrap(), [GATEWAY]);
+    elsewhere(&world, three).await;
+    let mut named = world.store.gateways_hinted().await.unwrap();
+    named.sort_unstable();
+    let mut both = [GATEWAY, OTHER_GATEWAY];
+    both.sort_unstable();
+    assert_eq!(named, both);
+    world.store.disconnect_hosts(&[(one, 1), (two, 1)]).await.unwrap();
+    assert_eq!(world.store.gateways_hinted().await.unwrap(), [OTHER_GATEWAY]);
+}
+
+async fn the_hints_of_one_gateway_are_cleared_and_no_others(world: World) {
+    let [one, two, roamed] = world.hosts().await;
+    world.connect(&[one, two, roamed]).await;
+    elsewhere(&world, roamed).await;
+    let mut cleared = world.store.clear_hints_of(GATEWAY).await.unwrap();
+    cleared.sort_unstable();
+    assert_eq!(cleared, [one, two]);
+    assert!(world.store.clear_hints_of(GATEWAY).await.unwrap().is_empty());
+    let row = world.store.host(one).await.unwrap().unwrap();
+    assert_eq!((row.facts.connected, row.facts.epoch, row.gateway_id, row.connected_at), (false, 1, None, None));
+    assert!(row.disconnected_at.is_some());
+    let row = world.store.host(roamed).await.unwrap().unwrap();
+    assert_eq!((row.facts.connected, row.gateway_id), (true, Some(OTHER_GATEWAY)));
+    // It lives after all, and says so.
+    assert_eq!(world.store.assert_hints(GATEWAY, &[(one, 1, true), (roamed, 1, true)]).await.unwrap(), [one]);
+    assert_eq!(world.store.connected_count().await.unwrap(), 2);
+}
+
+async fn hosts_that_stayed_are_woken_and_nothing_else_moves(world: World) {
+    let [host, other] = world.hosts().await;
+    world.connect(&[host, other]).await;
+    let mut waiting = Vec::new();
+    for host in [host, other] {
+        let id = world.command(Kind::ReportNow, host).await;
+        world.take(id).await;
+        assert_eq!(world.outcome(id, NOBODY).await.command.state, State::Waiting);
+        waiting.push(id);
+    }
+    let scan = world.delivered(Kind::ComplianceScan, host).await;
+    let before = world.row(scan).await;
+    world.take_tasks().await;
+    let woken = world.store.wake_hosts(&[host]).await.unwrap();
+    assert_eq!(
+        woken.iter().map(|w| (w.command.id, w.command.state)).collect::<Vec<_>>(),
+        [(waiting[0], State::Queued)]
+    );
+    assert_eq!(ids_of(&world.take_tasks().await), [waiting[0]]);
+    assert_eq!(world.state(waiting[1]).await, State::Waiting);
+    // Its agent never left: nothing is to be concluded from its silence.
+    let after = world.row(scan).await;
+    assert_eq!((after.state, after.returned_at), (State::Delivered, before.returned_at));
+    assert!(world.store.wake_hosts(&[host]).await.unwrap().is_empty());
+    assert!(world.store.wake_hosts(&[]).await.unwrap().is_empty());
+    world.assert_sound().await;
+}
+
+async fn keys_that_were_replaced_are_stale(world: World) {
+    let [same, rotated, removed] = world.hosts().await;
+    let held = [(same, 1), (rotated, 1), (removed, 1)];
+    assert!(world.store.stale_keys(&held).await.unwrap().is_empty());
+    world.store.rotate_key(rotated, &key("second")).await.unwrap();
+    world.store.remove_host(removed).await.unwrap();
+    let mut stale = world.store.stale_keys(&held).await.unwrap();
+    stale.sort_unstable();
+    assert_eq!(stale, [rotated, removed]);
+    assert!(world.store.stale_keys(&[(rotated, 2)]).await.unwrap().is_empty());
+    assert!(world.store.stale_keys(&[]).await.unwrap().is_empty());
 }
 
 async fn cleared_hints_leave_nobody_connected(world: World) {

@@ -1,9 +1,9 @@
 //! The parts of a server in this process, wired as the binary wires them, and the places where a test can stand between.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bus::{Bus, BusError, BusStatus, MemoryBus, Replies, Subscribe, Subscription};
+use bus::{Bus, BusError, BusStatus, MemoryBus, NatsBus, NatsOptions, NatsUrl, Replies, Subscribe, Subscription};
 use bytes::Bytes;
 use gateway::{
     Gateway,
@@ -23,7 +23,10 @@ use store::{
     sqlite::{Options, SqliteStore},
 };
 use tempfile::TempDir;
-use tests::{agent::AgentConfig, credentials::Credentials, fleet::Fleet, log::FrameLog, server::Server};
+use tests::{
+    agent::AgentConfig, credentials::Credentials, fleet::Fleet, log::FrameLog, server::Server,
+    services::nats::NatsServer,
+};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -38,7 +41,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bus that a test can hold: what goes through it is seen, and some of it kept back.
 pub struct Tapped {
-    inner: MemoryBus,
+    inner: Arc<dyn Bus>,
+    /// The same, where it is a bus that can be taken away.
+    memory: Option<Arc<MemoryBus>>,
     /// The subjects asked, with what was asked for commands.
     pub asked: Mutex<Vec<CommandRequest>>,
     /// Publications to these subjects get lost.
@@ -52,7 +57,7 @@ type Meanwhile = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + 
 
 impl Tapped {
     pub fn set_away(&self, away: bool) {
-        self.inner.set_away(away);
+        self.memory.as_ref().expect("take the server away").set_away(away);
     }
 }
 
@@ -86,6 +91,16 @@ impl Bus for Tapped {
     fn dropped(&self) -> u64 {
         self.inner.dropped()
     }
+
+    async fn flush(&self) {
+        self.inner.flush().await;
+    }
+}
+
+/// One more client of the NATS there.
+pub async fn nats(address: SocketAddr) -> Arc<dyn Bus> {
+    let options = NatsOptions::new(NatsUrl::parse(&format!("nats://{address}")).unwrap());
+    Arc::new(NatsBus::connect(&options).await.unwrap())
 }
 
 /// The house.
@@ -101,15 +116,20 @@ pub struct House {
 impl House {
     /// A store and a bus.
     pub async fn new() -> Self {
+        let memory = Arc::new(MemoryBus::new());
+        Self::on(memory.clone(), Some(memory)).await
+    }
+
+    /// A store, and a client of NATS for the worker and the test itself.
+    pub async fn on_nats(server: &NatsServer) -> Self {
+        Self::on(nats(server.address()).await, None).await
+    }
+
+    async fn on(inner: Arc<dyn Bus>, memory: Option<Arc<MemoryBus>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("patchbay.db");
         let store = SqliteStore::open(&path, Clock::default(), Options::default()).await.unwrap();
-        let bus = Tapped {
-            inner: MemoryBus::new(),
-            asked: Mutex::default(),
-            lose: Mutex::default(),
-            nobody: Mutex::default(),
-        };
+        let bus = Tapped { inner, memory, asked: Mutex::default(), lose: Mutex::default(), nobody: Mutex::default() };
         let (store, bus) = (Arc::new(store), Arc::new(bus));
         Self { dir, store, bus, gateways: Vec::new(), worker: None, tasks: TaskTracker::new() }
     }
@@ -124,12 +144,16 @@ impl House {
 
     /// One more gateway, on this address.
     pub async fn open_gateway(&mut self, address: &str) {
+        self.open_gateway_on(address, self.bus.clone()).await;
+    }
+
+    /// One more gateway, which has a bus of its own, as another process would.
+    pub async fn open_gateway_on(&mut self, address: &str, bus: Arc<dyn Bus>) {
         let public = TcpListener::bind(address).await.unwrap();
         let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let settings = gateway::Settings::default();
-        let gateway =
-            Gateway::start(settings, self.store.clone(), self.bus.clone(), metrics, public, internal).await.unwrap();
+        let gateway = Gateway::start(settings, self.store.clone(), bus, metrics, public, internal).await.unwrap();
         self.gateways.push(gateway);
     }
 

@@ -25,7 +25,7 @@ async fn settings_that_cannot_be_are_named_with_what_was_meant() {
         ("PATCHBAY_SECRET", "too-short", "PATCHBAY_SECRET"),
         ("PATCHBAY_ADMIN_PASSWORD", "short", "PATCHBAY_ADMIN_PASSWORD"),
         ("PATCHBAY_TLS_CERT", "/etc/chain.pem", "PATCHBAY_TLS_KEY"),
-        ("PATCHBAY_BUS_URL", "nats://localhost", "NATS"),
+        ("PATCHBAY_BUS_URL", "nats://localhost:port", "PATCHBAY_BUS_URL"),
         ("DATABASE_URL", "postgres://localhost/patchbay", "PostgreSQL"),
         ("DATABASE_URL", "mysql://localhost/patchbay", "DATABASE_URL"),
         ("PATCHBAY_CONFIG", "/nowhere/patchbay.toml", "/nowhere/patchbay.toml"),

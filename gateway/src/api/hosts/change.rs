@@ -155,7 +155,7 @@ pub async fn rotate_key(
 /// Closes the host's live socket, wherever it is. With the bus away the change stands all the same: the socket is
 /// checked against the store when the bus is back.
 pub async fn close(bus: &dyn bus::Bus, api_id: &ApiId, reason: &str) {
-    let request = CloseRequest { reason: reason.to_owned() };
+    let request = CloseRequest { reason: reason.to_owned(), connection: None };
     if let Err(error) = publish_json(bus, &subject::agent_close(api_id), &request).await {
         tracing::warn!(%error, %api_id, reason, "a socket was not told to close");
     }
