@@ -35,9 +35,9 @@ check: ## format, lints, dependency rules, chart
 	scripts/lint-chart
 
 bench: ## measure against the figures in docs/performance.md
-	@scripts/setup build
-	cargo build --workspace --release
-	scripts/bench
+	@scripts/setup build bench
+	$(BUILD) --release
+	"$$CARGO_TARGET_DIR/release/bench" $(ARGS)
 
 demo: ## 500 simulated agents against a server that already runs
 	@scripts/setup build
