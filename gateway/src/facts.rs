@@ -228,7 +228,7 @@ impl Writer {
                 "timestamp": progress.timestamp,
             });
             let Ok(data) = to_raw_value(&body) else { continue };
-            let event = event::Event { host_id: *host_id, kind: EventKind::ScanProgress, data };
+            let event = event::Event { host_id: *host_id, kind: EventKind::ScanProgress, data, order: None };
             let _ = publish_json(self.bus.as_ref(), &subject::host_changed(*host_id), &event).await;
         }
     }

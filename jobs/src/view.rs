@@ -1,7 +1,7 @@
 //! A command as the API and events show it: one object. Times are RFC 3339 UTC with milliseconds.
 
 use schemas::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, Order},
     timestamp::rfc3339,
 };
 use serde_json::{Map, Value, json};
@@ -46,7 +46,15 @@ pub fn event(command: &Command) -> Option<Event> {
         host_id: command.host_id,
         kind: EventKind::Command,
         data: serde_json::value::to_raw_value(&view(command)).ok()?,
+        order: Some(order(command)),
     })
+}
+
+/// Moves are told apart by their time; within a millisecond by how far they lead.
+fn order(command: &Command) -> Order {
+    let far = State::ALL.iter().position(|state| *state == command.state).unwrap_or(0);
+    let at = command.times.at(command.state).unwrap_or(0);
+    Order { of: command.id, n: at * 16 + i64::try_from(far).unwrap_or(0) }
 }
 
 /// A UUIDv7 begins with the time it was made.

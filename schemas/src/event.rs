@@ -42,6 +42,19 @@ pub struct Event {
     pub kind: EventKind,
     /// The body, already serialized once for all readers.
     pub data: Box<RawValue>,
+    /// Its place among the events of one thing, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+/// The events of one thing in their order. Several processes tell of a command's moves, and the bus keeps the order of each
+/// of them alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The command.
+    pub of: Uuid,
+    /// Grows with each move.
+    pub n: i64,
 }
 
 impl Event {
@@ -52,6 +65,6 @@ impl Event {
     pub fn presence(host_id: Uuid, connected: bool, secure: bool, at_ms: i64) -> Result<Self, serde_json::Error> {
         let at = timestamp::rfc3339(at_ms);
         let data = json!({ "host_id": host_id, "connected": connected, "secure": secure, "at": at });
-        Ok(Self { host_id, kind: EventKind::Presence, data: to_raw_value(&data)? })
+        Ok(Self { host_id, kind: EventKind::Presence, data: to_raw_value(&data)?, order: None })
     }
 }

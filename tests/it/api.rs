@@ -74,7 +74,7 @@ async fn agent_post(server: &Server, host: &Credentials, path: &str, body: &Valu
 
 /// Asserts that nothing of these, nor any password or the server's own secret, is in its log.
 fn assert_secrets_kept(server: &Server, secrets: &[&str]) {
-    let own = std::fs::read_to_string(server.data_dir().join("secret")).unwrap();
+    let own = server.secret();
     let more = [PASSWORD, own.trim(), "the-word-of-"];
     let logs = server.logs();
     assert!(!logs.is_empty());

@@ -1,35 +1,53 @@
-//! The server's SQLite file, opened beside it: to write what an import would have written, to change what only another
+//! The server's database, opened beside it: to write what an import would have written, to change what only another
 //! program would change, and to look at what was stored.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::harness::Server;
 
-/// A connection of our own.
-pub struct Database(SqliteConnection);
+/// A connection of our own, on whichever engine the server is.
+pub enum Database {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// The same on either engine.
+macro_rules! on_either {
+    ($database:expr, $connection:ident => $run:expr) => {
+        match $database {
+            Database::Sqlite($connection) => $run,
+            Database::Postgres($connection) => $run,
+        }
+    };
+}
 
 impl Database {
     pub async fn open(server: &Server) -> Self {
+        if let Some(url) = server.postgres_url() {
+            return Self::Postgres(PgConnection::connect(&url).await.unwrap());
+        }
         let options = SqliteConnectOptions::new()
             .filename(server.data_dir().join("patchbay.db"))
             .busy_timeout(Duration::from_secs(15));
-        Self(options.connect().await.unwrap())
+        Self::Sqlite(options.connect().await.unwrap())
     }
 
     /// Runs one or more statements.
     pub async fn run(&mut self, sql: &str) {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.0).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let done =
+            on_either!(self, connection => sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop));
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// The first column of the first row, as text; None when there is no row or it is null.
     pub async fn text(&mut self, sql: &str) -> Option<String> {
         let select = format!("SELECT CAST(({sql}) AS TEXT)");
-        sqlx::query_scalar(AssertSqlSafe(select.as_str()))
-            .fetch_one(&mut self.0)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+        let read = on_either!(self, connection => {
+            sqlx::query_scalar(AssertSqlSafe(select.as_str())).fetch_one(connection).await
+        });
+        read.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// The first column of the first row, as a number.
@@ -40,18 +58,16 @@ impl Database {
 
     /// A host as an import writes it: its key in whatever form the old server kept it.
     pub async fn import_host(&mut self, id: &str, name: &str, api_id: &str, key_hash: &str, digest: Option<&str>) {
-        sqlx::query("INSERT INTO hosts (id, name, api_id, key_hash, key_digest, created_at) VALUES (?, ?, ?, ?, ?, 0)")
-            .bind(id)
-            .bind(name)
-            .bind(api_id)
-            .bind(key_hash)
-            .bind(digest)
-            .execute(&mut self.0)
-            .await
-            .unwrap();
+        const INSERT: &str =
+            "INSERT INTO hosts (id, name, api_id, key_hash, key_digest, created_at) VALUES ($1, $2, $3, $4, $5, 0)";
+        let done = on_either!(self, connection => {
+            let insert = sqlx::query(INSERT).bind(id).bind(name).bind(api_id).bind(key_hash).bind(digest);
+            insert.execute(connection).await.map(drop)
+        });
+        done.unwrap();
     }
 
     pub async fn close(self) {
-        self.0.close().await.unwrap();
+        on_either!(self, connection => connection.close().await).unwrap();
     }
 }

@@ -1,5 +1,9 @@
 //! The real `patchbay`, started in a data dir of its own: what every suite in here begins with.
 //!
+//! `PATCHBAY_TEST_ON=split` has the same suites run on a gateway and a worker of their own, over a real NATS and a real
+//! PostgreSQL, instead of one process on SQLite and its own bus. What is about the one process alone says so
+//! ([`Server::embedded`]).
+//!
 //! Each server gets a loopback address of its own, so that suites run side by side, and the same one again after a
 //! restart, so that agents find it.
 
@@ -10,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     thread,
@@ -27,6 +31,10 @@ use tests::{
     server::Server as Target,
 };
 
+mod split;
+
+use split::Split;
+
 /// The password of `admin` on every server of a test.
 pub const PASSWORD: &str = "plain-words-for-a-test-7";
 
@@ -38,6 +46,8 @@ pub struct Server {
     address: Ipv4Addr,
     env: Vec<(String, String)>,
     process: Option<Child>,
+    /// What a server that is spread out has beside its gateway.
+    split: Option<Split>,
     logs: Logs,
 }
 
@@ -56,28 +66,73 @@ impl Server {
 
     /// A data dir and an address, but no process yet.
     pub fn prepare(env: &[(&str, &str)]) -> Self {
+        let mut server = Self::embedded(env);
+        server.split = split::wanted().then(Split::prepare);
+        server
+    }
+
+    /// The same, always as one process.
+    pub fn embedded(env: &[(&str, &str)]) -> Self {
         Self {
             data_dir: tempfile::tempdir().unwrap(),
             address: own_address(),
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             process: None,
+            split: None,
             logs: Logs::default(),
         }
+    }
+
+    /// Is it spread out?
+    pub fn is_split(&self) -> bool {
+        self.split.is_some()
+    }
+
+    /// The database of one that is spread out.
+    pub fn postgres_url(&self) -> Option<String> {
+        self.split.as_ref().map(Split::database_url)
     }
 
     /// Starts the process on the same data dir and address, and waits until it is ready.
     pub async fn restart(&mut self) {
         self.spawn();
         self.ready(READY).await;
+        if self.split.is_some() {
+            self.worker_ready().await;
+        }
     }
 
     /// Starts the process and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "it still runs");
-        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let role = if self.split.is_some() { &["gateway"][..] } else { &[] };
+        self.process = Some(self.launch(role, "3002"));
+        if self.split.as_ref().is_some_and(|split| split.worker.is_none()) {
+            let worker = self.launch(&["worker"], "3003");
+            self.split.as_mut().unwrap().worker = Some(worker);
+        }
+    }
+
+    fn launch(&self, role: &[&str], internal: &str) -> Child {
+        let mut command = self.command();
+        command.args(role).env("PATCHBAY_INTERNAL_LISTEN", format!("{}:{internal}", self.address));
+        // Set by a test, it counts for all.
+        if let Some((_, own)) = self.env.iter().find(|(name, _)| name == "PATCHBAY_INTERNAL_LISTEN") {
+            command.env("PATCHBAY_INTERNAL_LISTEN", own);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         self.logs.follow(child.stdout.take().unwrap());
         self.logs.follow(child.stderr.take().unwrap());
-        self.process = Some(child);
+        child
+    }
+
+    async fn worker_ready(&self) {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
+        let (url, deadline) = (format!("http://{}:3003/readyz", self.address), Instant::now() + READY);
+        while !matches!(client.get(&url).send().await, Ok(answer) if answer.status().is_success()) {
+            assert!(Instant::now() < deadline, "no worker\n{}", self.logs.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The binary with this server's environment: for admin commands, or starts that must fail.
@@ -91,6 +146,7 @@ impl Server {
             .env("PATCHBAY_INTERNAL_LISTEN", format!("{}:3002", self.address))
             .env("PATCHBAY_ADMIN_PASSWORD", PASSWORD)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .envs(self.split.iter().flat_map(Split::env))
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .current_dir(self.data_dir.path());
@@ -139,6 +195,14 @@ impl Server {
         self.data_dir.path()
     }
 
+    /// The secret that its sessions are signed with.
+    pub fn secret(&self) -> String {
+        match &self.split {
+            Some(split) => split.secret(),
+            None => std::fs::read_to_string(self.data_dir().join("secret")).unwrap(),
+        }
+    }
+
     /// What a simulated agent dials.
     pub fn target(&self) -> Target {
         Target::parse(&self.url()).unwrap()
@@ -162,7 +226,8 @@ impl Server {
 
     /// SIGKILL, now. Returns when the process is gone.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        let worker = self.split.as_mut().and_then(|split| split.worker.take());
+        for mut process in self.process.take().into_iter().chain(worker) {
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -177,8 +242,10 @@ impl Server {
     /// SIGTERM, and does not wait.
     pub fn terminate(&self) {
         let process = self.process.as_ref().expect("it does not run");
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        for process in std::iter::once(process).chain(self.split.iter().filter_map(|split| split.worker.as_ref())) {
+            let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).unwrap();
+            kill_process(pid, Signal::TERM).unwrap();
+        }
     }
 
     /// Waits until the process ended by itself, as at a failpoint. Then [`Server::restart`] starts it again.
@@ -186,7 +253,8 @@ impl Server {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.exit_status() {
-                self.process = None;
+                // Of one that is spread out the other part dies too, so that the next start is one of all.
+                self.kill();
                 return status;
             }
             assert!(Instant::now() < deadline, "still running after {timeout:?}\n{}", self.logs.tail());
@@ -196,10 +264,12 @@ impl Server {
 
     /// The status if it has ended.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        match self.process.as_mut()?.try_wait() {
+        let worker = self.split.as_mut().and_then(|split| split.worker.as_mut());
+        let ended = |process: &mut Child| match process.try_wait() {
             Ok(status) => status,
             Err(_) => Some(ExitStatus::from_raw(-1)),
-        }
+        };
+        ended(self.process.as_mut()?).or_else(|| ended(worker?))
     }
 
     /// The process, for reading its memory from /proc.
@@ -209,7 +279,7 @@ impl Server {
 
     /// What it has logged, over all starts.
     pub fn logs(&self) -> Vec<String> {
-        self.logs.lines.0.lock().unwrap().clone()
+        self.logs.lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until a line of the log contains this.
@@ -258,21 +328,21 @@ impl Logs {
         let lines = self.lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                lines.0.lock().unwrap().push(line);
+                lines.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 lines.1.notify_all();
             }
         });
     }
 
     fn wait(&self, text: &str, timeout: Duration) -> String {
-        let lines = self.lines.0.lock().unwrap();
+        let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         let find = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
         let (lines, _) = self.lines.1.wait_timeout_while(lines, timeout, |lines| find(lines).is_none()).unwrap();
         find(&lines).unwrap_or_else(|| panic!("no {text:?} in the log within {timeout:?}\n{}", tail(&lines)))
     }
 
     fn tail(&self) -> String {
-        tail(&self.lines.0.lock().unwrap())
+        tail(&self.lines.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

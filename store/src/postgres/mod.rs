@@ -131,8 +131,9 @@ async fn look_at_clock(pool: &PgPool, clock: &Clock, deadline: Duration) -> Resu
     let before = clock.own_ms();
     let row = conn.one(sql("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now")).await?;
     let after = clock.own_ms();
-    // It was read somewhere in between.
-    clock.follow(get::<i64>(&row, "now")? - before.midpoint(after));
+    // It was read somewhere in between: only what cannot be explained by the way there and back is a difference.
+    let now = get::<i64>(&row, "now")?;
+    clock.follow(now - now.clamp(before, after));
     Ok(())
 }
 

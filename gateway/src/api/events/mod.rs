@@ -2,6 +2,7 @@
 //! events that all clients read.
 
 mod filter;
+mod newest;
 mod ring;
 mod stream;
 
@@ -17,7 +18,10 @@ use uuid::Uuid;
 
 pub use self::stream::get;
 
-use self::ring::{Found, Ring};
+use self::{
+    newest::Newest,
+    ring::{Found, Ring},
+};
 use crate::{App, metrics::Metrics};
 
 /// What a stream's user must be allowed to, as long as it is open.
@@ -36,6 +40,7 @@ const CAPACITY: usize = 65_536;
 pub struct EventLog {
     gateway_id: Uuid,
     ring: Mutex<Ring>,
+    newest: Mutex<Newest>,
     /// Number of the next event.
     next: watch::Sender<u64>,
     /// One permit a stream.
@@ -49,11 +54,21 @@ impl EventLog {
     pub fn new(gateway_id: Uuid, window: usize, metrics: Arc<Metrics>) -> Self {
         let ring = Ring::new(window, BYTES_MAX);
         let next = watch::Sender::new(ring.next());
-        Self { gateway_id, ring: Mutex::new(ring), next, places: Arc::new(Semaphore::new(CLIENTS_MAX)), metrics }
+        Self {
+            gateway_id,
+            ring: Mutex::new(ring),
+            newest: Mutex::default(),
+            next,
+            places: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            metrics,
+        }
     }
 
-    /// Adds an event.
+    /// Adds an event, unless a newer one of the same command was told: each holds the whole row, so nothing is missing.
     pub fn push(&self, event: &Event) {
+        if event.order.is_some_and(|order| !self.newest.lock().is_news(order)) {
+            return;
+        }
         let data = one_line(event.data.get());
         let mut ring = self.ring.lock();
         ring.push(event.host_id, event.kind, |n| {
@@ -136,7 +151,7 @@ mod tests {
 
     fn event(data: &str) -> Event {
         let data = RawValue::from_string(data.to_owned()).unwrap();
-        Event { host_id: Uuid::from_u128(7), kind: EventKind::Presence, data }
+        Event { host_id: Uuid::from_u128(7), kind: EventKind::Presence, data, order: None }
     }
 
     #[test]
