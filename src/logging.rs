@@ -14,7 +14,11 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// # Errors
 /// When `RUST_LOG` cannot be understood.
 pub fn init(default: &str) -> anyhow::Result<()> {
-    let filter = filter(std::env::var_os("RUST_LOG").as_deref(), default)?;
+    let mut filter = filter(std::env::var_os("RUST_LOG").as_deref(), default)?;
+    if !filter.to_string().contains("async_nats") {
+        // What NATS' client says of an error is logged once more where it is handled.
+        filter = filter.add_directive("async_nats=off".parse()?);
+    }
     let to_terminal = std::io::stderr().is_terminal();
     let text = to_terminal.then(|| fmt::layer().with_writer(std::io::stderr));
     let json = (!to_terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));

@@ -4,6 +4,7 @@ mod again;
 mod first;
 mod help;
 mod hosts;
+mod nats;
 mod refused;
 mod users;
 

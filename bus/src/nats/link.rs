@@ -232,10 +232,8 @@ impl Link {
         self.send(subject, Some(format!("{}{id}", self.inbox)), payload, headers).await?;
         tokio::select! {
             biased;
-            nobody = &mut found_nobody => match nobody {
-                Ok(()) => return Err(BusError::NoResponder),
-                // An answer is there already.
-                Err(_) => {}
+            nobody = &mut found_nobody => if nobody.is_ok() {
+                return Err(BusError::NoResponder);
             },
             confirmed = self.confirm() => match confirmed {
                 Ok(()) if found_nobody.try_recv().is_ok() => return Err(BusError::NoResponder),
@@ -386,6 +384,7 @@ impl Keeper {
         let mut open = self.requests.open.lock();
         // Whoever asked has left: a late answer hurts nobody.
         let Some(request) = open.get_mut(&id) else { return };
+        // An answer drops it, and so tells that somebody is there.
         let nobody = request.nobody.take();
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
             if let Some(nobody) = nobody {
