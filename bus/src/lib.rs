@@ -7,7 +7,12 @@
 mod memory;
 mod pattern;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -116,6 +121,11 @@ impl Subscription {
     /// The next message; `None` when the bus is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Message> {
         self.receiver.recv().await.map(|m| *m)
+    }
+
+    /// The same for who waits for other things too, and has no room for a future of each.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.receiver.poll_recv(cx).map(|message| message.map(|m| *m))
     }
 }
 
