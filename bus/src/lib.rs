@@ -8,7 +8,12 @@ mod memory;
 mod nats;
 mod pattern;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -135,6 +140,14 @@ impl Subscription {
         match &mut self.0 {
             Source::Queue(receiver, _) => receiver.recv().await.map(|m| *m),
             Source::Nats(mailbox) => mailbox.next().await,
+        }
+    }
+
+    /// The same for who waits for other things too, and has no room for a future of each.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        match &mut self.0 {
+            Source::Queue(receiver, _) => receiver.poll_recv(cx).map(|message| message.map(|m| *m)),
+            Source::Nats(mailbox) => mailbox.poll_next(cx),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Messages as NATS carries them, and ours.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use async_nats::{HeaderMap, Subscriber};
 use futures_util::{FutureExt, StreamExt};
@@ -45,10 +49,15 @@ impl Mailbox {
     }
 
     pub(crate) async fn next(&mut self) -> Option<Message> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
-            let message = self.subscriber.next().await?;
+            let message = ready!(self.subscriber.poll_next_unpin(cx));
+            let Some(message) = message else { return Poll::Ready(None) };
             if let Some(message) = incoming(&self.prefix, message) {
-                return Some(message);
+                return Poll::Ready(Some(message));
             }
         }
     }

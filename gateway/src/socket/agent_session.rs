@@ -110,6 +110,11 @@ impl AgentSession {
         }
     }
 
+    /// Which connection this is.
+    pub fn me(&self) -> &Identity {
+        &self.me
+    }
+
     fn ping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.pings += 1;
         self.next_ping = now + (self.jitter)();

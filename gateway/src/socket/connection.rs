@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bus::Subscription;
+use bus::{Message, Subscription};
 use fastwebsockets::{Frame, OpCode, Payload};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -105,6 +105,17 @@ enum Peer {
     Broke,
 }
 
+/// What a turn of the loop is about, in the order in which it is looked for.
+enum Event {
+    /// The gateway drains.
+    Leave,
+    Io(Io),
+    /// Something came from the bus.
+    Message(Message),
+    /// The session's time has come, or that of what is to be written.
+    Tick,
+}
+
 enum Io {
     Incoming(Incoming),
     Broken(ReadError),
@@ -118,7 +129,7 @@ pub async fn run<S, T>(
     stream: &mut S,
     session: &mut T,
     mailbox: &mut Subscription,
-    mut effects: Vec<Effect>,
+    effects: &mut Vec<Effect>,
 ) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -131,7 +142,7 @@ where
     let (mut closing, mut peer) = (None, Peer::Talks);
     loop {
         let now = Now { instant: Instant::now(), wall_ms: app.store.clock().now_ms() };
-        if let Some(ended) = perform(app, &mut out, &mut effects, now.instant) {
+        if let Some(ended) = perform(app, &mut out, effects, now.instant) {
             closing = Some(ended);
         }
         if closing.is_some() || out.bytes.len() > OUT_MAX {
@@ -141,50 +152,61 @@ where
             app.metrics.frame_ignored(reason);
         }
         arm(timer.as_mut(), session.next_tick(), out.deadline);
-        tokio::select! {
-            biased;
-            () = &mut leaving => {
-                effects.push(Effect::Close { code: 1001, reason: "the server goes away" });
+        // By hand: a `select!` would keep room for a future of each arm.
+        let event = poll_fn(|cx| {
+            if leaving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Leave);
             }
-            io = io(stream, &mut reader, &mut out) => match io {
-                Io::Incoming(incoming) => {
-                    if matches!(incoming, Incoming::Close(_)) {
-                        peer = Peer::Closed;
-                    }
-                    app.metrics.frame_in(name(&incoming));
-                    session.on_frame(incoming, seen(app), &mut effects);
+            if let Poll::Ready(io) = poll_io(stream, &mut reader, &mut out, cx) {
+                return Poll::Ready(Event::Io(io));
+            }
+            // A closed bus says nothing more; the sockets stay.
+            if let Poll::Ready(Some(message)) = mailbox.poll_next(cx) {
+                return Poll::Ready(Event::Message(message));
+            }
+            timer.as_mut().poll(cx).map(|()| Event::Tick)
+        });
+        match event.await {
+            Event::Leave => effects.push(Effect::Close { code: 1001, reason: "the server goes away" }),
+            Event::Io(Io::Incoming(incoming)) => {
+                if matches!(incoming, Incoming::Close(_)) {
+                    peer = Peer::Closed;
                 }
-                Io::Broken(error) => match broken(&error) {
-                    Some(close) => {
-                        peer = Peer::Broke;
-                        effects.push(close);
-                    }
-                    None => break,
-                },
-                Io::Drained => {}
+                app.metrics.frame_in(name(&incoming));
+                session.on_frame(incoming, seen(app), effects);
+            }
+            Event::Io(Io::Broken(error)) => match broken(&error) {
+                Some(close) => {
+                    peer = Peer::Broke;
+                    effects.push(close);
+                }
+                None => break,
             },
-            Some(message) = mailbox.next() => session.on_message(&message, seen(app), &mut effects),
-            () = &mut timer => {
+            Event::Io(Io::Drained) => {}
+            Event::Message(message) => session.on_message(&message, seen(app), effects),
+            Event::Tick => {
                 let now = seen(app);
                 if out.deadline.is_some_and(|at| at <= now.instant) {
                     closing = Some(Ended { code: 1006, reason: "the peer does not read" });
                     out = Out::default();
                     break;
                 }
-                session.on_tick(now, &mut effects);
+                session.on_tick(now, effects);
             }
         }
     }
     effects.clear();
     while let Some(message) = mailbox.try_next() {
-        session.on_leftover(&message, &mut effects);
+        session.on_leftover(&message, effects);
     }
-    session.on_end(&mut effects);
+    session.on_end(effects);
     // What is known goes out before the socket does.
-    perform(app, &mut Out::default(), &mut effects, Instant::now());
+    perform(app, &mut Out::default(), effects, Instant::now());
     let ended = closing.unwrap_or(DROPPED);
     if closing.is_some() && !out.is_empty() {
-        let _ = tokio::time::timeout(CLOSE_WAIT, say_goodbye(stream, &mut reader, &mut out, peer)).await;
+        // Boxed: no room for it in a connection that lives.
+        let goodbye = Box::pin(say_goodbye(stream, &mut reader, &mut out, peer));
+        let _ = Box::pin(tokio::time::timeout(CLOSE_WAIT, goodbye)).await;
     }
     ended
 }
@@ -200,12 +222,15 @@ fn arm(mut timer: Pin<&mut Sleep>, tick: Instant, write: Option<Instant>) {
     }
 }
 
-/// When this connection must go: at once when the process ends, at a place of its own within the drain's time before.
+/// When this connection must go. The gateway always drains before it ends, so one waiter a connection is enough.
 async fn leave(app: &App) {
-    tokio::select! {
-        () = app.stopping.cancelled() => return,
-        () = app.draining.cancelled() => {}
-    }
+    app.draining.cancelled().await;
+    // Boxed: no room for it in ten thousand connections that do not drain.
+    Box::pin(place_in_drain(app)).await;
+}
+
+/// At a place of its own within the drain's time, and at once when the process ends.
+async fn place_in_drain(app: &App) {
     let share = f64::from(rand::random::<u16>()) / f64::from(u16::MAX);
     tokio::select! {
         () = app.stopping.cancelled() => {}
@@ -244,21 +269,21 @@ fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) ->
     ended
 }
 
-async fn io<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reader: &mut Reader, out: &mut Out) -> Io {
-    poll_fn(|cx| {
-        if !out.is_empty() {
-            match out.poll(stream, cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Io::Drained),
-                Poll::Ready(Err(error)) => return Poll::Ready(Io::Broken(error.into())),
-                Poll::Pending => {}
-            }
+fn poll_io<S>(stream: &mut S, reader: &mut Reader, out: &mut Out, cx: &mut Context<'_>) -> Poll<Io>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !out.is_empty() {
+        match out.poll(stream, cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Io::Drained),
+            Poll::Ready(Err(error)) => return Poll::Ready(Io::Broken(error.into())),
+            Poll::Pending => {}
         }
-        reader.poll_next(stream, cx).map(|read| match read {
-            Ok(incoming) => Io::Incoming(incoming),
-            Err(error) => Io::Broken(error),
-        })
+    }
+    reader.poll_next(stream, cx).map(|read| match read {
+        Ok(incoming) => Io::Incoming(incoming),
+        Err(error) => Io::Broken(error),
     })
-    .await
 }
 
 /// Writes the close frame out, hears the peer's unless it has come, and ends our side.

@@ -66,9 +66,17 @@ pub struct Reader {
     limit: usize,
     /// Raw bytes of frames that are not read yet.
     raw: Vec<u8>,
-    /// Payloads of the fragments so far, and what the first one was.
-    message: Vec<u8>,
-    open: Option<OpCode>,
+    /// A message of which fragments are missing. Boxed: few ever send one.
+    open: Option<Box<Open>>,
+}
+
+/// The fragments so far.
+#[derive(Debug)]
+struct Open {
+    /// What the first one was.
+    opcode: OpCode,
+    /// Their payloads.
+    payload: Vec<u8>,
 }
 
 fn is_control(opcode: OpCode) -> bool {
@@ -87,7 +95,7 @@ impl Reader {
     /// For messages of at most `limit` bytes in all their fragments.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, raw: Vec::new(), message: Vec::new(), open: None }
+        Self { limit, raw: Vec::new(), open: None }
     }
 
     /// The next frame or message.
@@ -174,13 +182,14 @@ impl Reader {
             },
             short => (short, 2),
         };
-        match (opcode, self.open) {
+        match (opcode, &self.open) {
             (OpCode::Continuation, None) => return Err(broken("continuation of nothing")),
             (OpCode::Text | OpCode::Binary, Some(_)) => return Err(broken("message begins within another")),
             _ => {}
         }
         // By what is announced: a message that cannot fit is refused before its bytes are taken.
-        if !is_control(opcode) && len > self.limit.saturating_sub(self.message.len()) {
+        let before = self.open.as_ref().map_or(0, |open| open.payload.len());
+        if !is_control(opcode) && len > self.limit.saturating_sub(before) {
             return Err(TOO_BIG);
         }
         let Some(mask) = self.raw.get(mask_at..mask_at + 4).and_then(|m| <[u8; 4]>::try_from(m).ok()) else {
@@ -196,17 +205,17 @@ impl Reader {
             OpCode::Close => close(&payload),
             OpCode::Text | OpCode::Binary if head.fin => whole(head.opcode, payload),
             OpCode::Text | OpCode::Binary => {
-                self.open = Some(head.opcode);
-                self.message = payload;
+                self.open = Some(Box::new(Open { opcode: head.opcode, payload }));
                 Ok(Incoming::Fragment)
             }
             OpCode::Continuation => {
-                self.message.extend_from_slice(&payload);
-                if !head.fin {
-                    return Ok(Incoming::Fragment);
+                let Some(mut open) = self.open.take() else { return Err(broken("continuation of nothing")) };
+                open.payload.extend_from_slice(&payload);
+                if head.fin {
+                    return whole(open.opcode, open.payload);
                 }
-                let opcode = self.open.take().unwrap_or(OpCode::Binary);
-                whole(opcode, std::mem::take(&mut self.message))
+                self.open = Some(open);
+                Ok(Incoming::Fragment)
             }
         }
     }

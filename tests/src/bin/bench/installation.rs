@@ -97,9 +97,9 @@ impl Installation {
     pub fn refused(combination: Combination, binaries: &Path) -> anyhow::Result<Option<String>> {
         for role in combination.processes {
             let asked = Command::new(binaries.join("patchbay")).args(role.arguments()).env_clear().output()?;
-            let said = String::from_utf8_lossy(&asked.stderr).trim().to_owned();
-            if said.contains(NOT_YET) {
-                return Ok(Some(said));
+            let said = String::from_utf8_lossy(&asked.stderr);
+            if let Some(why) = said.lines().find(|line| line.contains(NOT_YET)) {
+                return Ok(Some(why.to_owned()));
             }
         }
         Ok(None)

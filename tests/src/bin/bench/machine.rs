@@ -23,16 +23,16 @@ pub fn resident_kib(pid: u32) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// The same of several together, once it no longer falls.
+/// The same of several together, once it stands still.
 pub async fn settled_kib(pids: &[u32]) -> anyhow::Result<u64> {
     let sum = || pids.iter().map(|pid| resident_kib(*pid)).sum::<anyhow::Result<u64>>();
     let began = Instant::now();
-    let (mut lowest, mut since) = (sum()?, Instant::now());
+    let (mut last, mut since) = (sum()?, Instant::now());
     while since.elapsed() < STILL && began.elapsed() < STILL_AT_MOST {
         sleep(Duration::from_millis(200)).await;
         let now = sum()?;
-        if now + SAME_KIB < lowest {
-            (lowest, since) = (now, Instant::now());
+        if now.abs_diff(last) > SAME_KIB {
+            (last, since) = (now, Instant::now());
         }
     }
     sum()

@@ -12,7 +12,12 @@ mod measure;
 mod process;
 mod table;
 
-use std::{path::PathBuf, sync::OnceLock, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::OnceLock,
+    time::Instant,
+};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -77,12 +82,19 @@ pub fn note(text: &str) {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tokio::select! {
+    let done = tokio::select! {
         done = run(arguments) => done,
         // Returning ends the processes.
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -108,22 +120,24 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         secs: 0.0,
     };
     note(&format!("{} % of {} cores are in use by others", results.busy_percent_at_start, results.cores));
+    // One that cannot be measured leaves its cells empty; the rest is worth having.
+    let mut failed = Vec::new();
     if wanted(Part::Embedded) {
-        results.embedded = Some(measure::patchbay(installation::EMBEDDED, &binaries, agents).await?);
+        results.embedded = kept(measure::patchbay(installation::EMBEDDED, &binaries, agents).await, &mut failed);
     }
     if wanted(Part::Spread) {
-        results.spread = spread(&binaries, agents).await?;
+        results.spread = kept(spread(&binaries, agents).await, &mut failed).flatten();
     }
     if wanted(Part::Floor) {
-        results.floor = Some(beside::floor(&binaries, agents).await?);
+        results.floor = kept(beside::floor(&binaries, agents).await, &mut failed);
     }
     if wanted(Part::Node) {
-        results.node_open = Some(beside::node_open(&target).await?);
-        results.node_bcrypt = Some(beside::node_bcrypt(&target).await?);
+        results.node_open = kept(beside::node_open(&target).await, &mut failed);
+        results.node_bcrypt = kept(beside::node_bcrypt(&target).await, &mut failed);
     }
     if wanted(Part::Bullmq) {
         for concurrency in [1, 50] {
-            results.bullmq.push(beside::bullmq(&target, concurrency).await?);
+            results.bullmq.extend(kept(beside::bullmq(&target, concurrency).await, &mut failed));
         }
     }
     results.secs = figures::rounded(began.elapsed().as_secs_f64());
@@ -133,14 +147,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     std::fs::write(&json, serde_json::to_string_pretty(&results)? + "\n")
         .with_context(|| json.display().to_string())?;
     note(&format!("done; the figures are in {}", json.display()));
+    anyhow::ensure!(failed.is_empty(), "not all was measured: {}", failed.join("; "));
     Ok(())
 }
 
+fn kept<T>(measured: anyhow::Result<T>, failed: &mut Vec<String>) -> Option<T> {
+    measured
+        .inspect_err(|error| note(&format!("failed: {error:#}")))
+        .map_err(|error| failed.push(format!("{error:#}")))
+        .ok()
+}
+
 /// A binary that does not know the roles yet has the rest measured all the same.
-async fn spread(binaries: &std::path::Path, agents: usize) -> anyhow::Result<Option<Patchbay>> {
+async fn spread(binaries: &Path, agents: usize) -> anyhow::Result<Option<Patchbay>> {
     match installation::Installation::refused(installation::SPREAD, binaries)? {
         Some(why) => {
-            println!("NATS + PostgreSQL is left out: {why}");
+            note(&format!("NATS + PostgreSQL is left out: {why}"));
             Ok(None)
         }
         None => Ok(Some(measure::patchbay(installation::SPREAD, binaries, agents).await?)),
