@@ -4,6 +4,7 @@
 //! do everything. What an operation does is the [`Executor`]'s; the same one runs without a socket when no server does.
 
 mod client;
+mod internal;
 mod server;
 
 use std::{future::Future, time::Duration};
@@ -11,6 +12,7 @@ use std::{future::Future, time::Duration};
 use serde_json::Value;
 
 pub use client::call;
+pub use internal::drain;
 pub use server::Server;
 
 pub const SOCKET: &str = "admin.sock";

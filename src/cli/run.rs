@@ -36,8 +36,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::Drain) => {
             let config = load(Role::Embedded)?;
-            let Some(done) = admin::call(&config.data_dir, &json!({"op": "drain"})).await? else {
-                bail!("no server runs on the data directory {}", config.data_dir.display());
+            let done = match admin::call(&config.data_dir, &json!({"op": "drain"})).await? {
+                Some(done) => done,
+                // A gateway or a worker of its own has no socket there.
+                None if admin::drain(config.internal_listen).await? => json!({"draining": true}),
+                None => bail!(
+                    "no server runs on the data directory {}, and nobody listens on {} (PATCHBAY_INTERNAL_LISTEN)",
+                    config.data_dir.display(),
+                    config.internal_listen
+                ),
             };
             show(cli.json, &done, || "The server is draining.\n".to_owned())
         }

@@ -66,8 +66,13 @@ impl Server {
 
     /// A data dir and an address, but no process yet.
     pub fn prepare(env: &[(&str, &str)]) -> Self {
+        if split::wanted() { Self::spread_out(env) } else { Self::embedded(env) }
+    }
+
+    /// The same, always spread out.
+    pub fn spread_out(env: &[(&str, &str)]) -> Self {
         let mut server = Self::embedded(env);
-        server.split = split::wanted().then(Split::prepare);
+        server.split = Some(Split::prepare());
         server
     }
 
@@ -124,6 +129,28 @@ impl Server {
         self.logs.follow(child.stdout.take().unwrap());
         self.logs.follow(child.stderr.take().unwrap());
         child
+    }
+
+    /// SIGTERM to the worker of one that is spread out, and its end in order.
+    pub async fn stop_worker(&mut self) {
+        let mut worker = self.split.as_mut().and_then(|split| split.worker.take()).expect("no worker");
+        kill_process(Pid::from_child(&worker), Signal::TERM).unwrap();
+        let deadline = Instant::now() + READY;
+        let status = loop {
+            if let Some(status) = worker.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the worker does not end\n{}", self.logs.tail());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(status.code(), Some(0), "{}", self.logs.tail());
+    }
+
+    /// Another worker for one that is spread out.
+    pub async fn start_worker(&mut self) {
+        let worker = self.launch(&["worker"], "3003");
+        self.split.as_mut().expect("it is one process").worker = Some(worker);
+        self.worker_ready().await;
     }
 
     async fn worker_ready(&self) {

@@ -17,6 +17,7 @@ mod interleavings;
 mod kills;
 mod peers;
 mod replay;
+mod roles;
 mod rules;
 mod services;
 mod startup;

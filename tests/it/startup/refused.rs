@@ -26,7 +26,6 @@ async fn settings_that_cannot_be_are_named_with_what_was_meant() {
         ("PATCHBAY_ADMIN_PASSWORD", "short", "PATCHBAY_ADMIN_PASSWORD"),
         ("PATCHBAY_TLS_CERT", "/etc/chain.pem", "PATCHBAY_TLS_KEY"),
         ("PATCHBAY_BUS_URL", "nats://localhost:port", "PATCHBAY_BUS_URL"),
-        ("DATABASE_URL", "postgres://localhost/patchbay", "PostgreSQL"),
         ("DATABASE_URL", "mysql://localhost/patchbay", "DATABASE_URL"),
         ("PATCHBAY_CONFIG", "/nowhere/patchbay.toml", "/nowhere/patchbay.toml"),
         ("RUST_LOG", "inof", "did you mean info?"),
@@ -77,12 +76,12 @@ async fn a_data_dir_that_cannot_be_used_is_one_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_that_need_more_than_there_is_say_so() {
-    let server = Server::prepare(&[]);
+    let server = Server::embedded(&[]);
     for role in ["gateway", "worker"] {
         let ran = patchbay(&server, &[role]).await;
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(
-            ran.err.contains("NATS") && ran.err.contains("PATCHBAY_SECRET") && ran.err.contains("memory:"),
+            ran.err.contains("sqlite:") && ran.err.contains("PATCHBAY_SECRET") && ran.err.contains("memory:"),
             "{ran:?}"
         );
         assert!(ran.err.lines().all(|line| line.starts_with("patchbay: ")), "{ran:?}");
