@@ -11,6 +11,8 @@ mod presence;
 pub mod queue;
 mod reports;
 mod rows;
+mod status;
+mod tickets;
 mod work;
 
 use std::{path::Path, sync::Arc, time::Duration};

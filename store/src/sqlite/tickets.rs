@@ -1,0 +1,130 @@
+//! Tickets, and the sessions of dashboards.
+
+use async_trait::async_trait;
+use sqlx::{AssertSqlSafe, SqliteConnection};
+use uuid::Uuid;
+
+use super::{
+    SqliteStore,
+    rows::{get, get_uuid},
+    unavailable,
+};
+use crate::{DashboardRow, NewTicket, OPEN_TICKETS_MAX, StoreError, TakenTicket, Tickets};
+
+/// Rows one call removes of each kind.
+const BATCH: i64 = 1_000;
+
+pub(super) const LOOK: &str = "SELECT 1 FROM tickets WHERE digest = $1";
+
+/// All that must be true of a ticket, in the statement that removes it.
+pub(super) const TAKE: &str = "DELETE FROM tickets WHERE digest = $1 AND expires_at > $2 AND COALESCE(host_id, '') = $3 \
+     AND EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = tickets.session_id \
+         AND s.user_id = tickets.user_id AND s.revoked_at IS NULL AND s.expires_at > $2 \
+         AND s.last_activity_at + s.idle_ms > $2 AND u.active = 1) \
+     RETURNING user_id, session_id";
+
+pub(super) const DASHBOARD: &str =
+    "SELECT session_id, expires_at FROM dashboard_sessions WHERE digest = $1 AND expires_at > $2";
+
+pub(super) const OLD_TICKETS: &str =
+    "DELETE FROM tickets WHERE digest IN (SELECT digest FROM tickets WHERE expires_at <= $1 LIMIT $2)";
+
+pub(super) const OLD_DASHBOARDS: &str = "DELETE FROM dashboard_sessions WHERE digest IN \
+     (SELECT digest FROM dashboard_sessions WHERE expires_at <= $1 LIMIT $2)";
+
+/// Makes room for one more of a session: all but its newest go.
+pub(super) fn surplus_sql(table: &str) -> String {
+    format!(
+        "DELETE FROM {table} WHERE session_id = $1 AND digest NOT IN \
+         (SELECT digest FROM {table} WHERE session_id = $1 ORDER BY expires_at DESC LIMIT $2)"
+    )
+}
+
+async fn make_room(tx: &mut SqliteConnection, table: &str, session_id: Uuid) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(surplus_sql(table)))
+        .bind(session_id.to_string())
+        .bind(OPEN_TICKETS_MAX - 1)
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(unavailable)
+}
+
+#[async_trait]
+impl Tickets for SqliteStore {
+    async fn issue_ticket(&self, ticket: &NewTicket) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        make_room(&mut tx, "tickets", ticket.session_id).await?;
+        sqlx::query(
+            "INSERT INTO tickets (digest, user_id, session_id, host_id, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&ticket.digest)
+        .bind(ticket.user_id.to_string())
+        .bind(ticket.session_id.to_string())
+        .bind(ticket.host_id.map(|id| id.to_string()))
+        .bind(self.clock.now_ms() + ticket.lifetime_ms)
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    async fn take_ticket(&self, digest: &str, host_id: Option<Uuid>) -> Result<Option<TakenTicket>, StoreError> {
+        // Guesses cost a look, not the writer.
+        let known = sqlx::query(LOOK).bind(digest).fetch_optional(&self.readers).await.map_err(unavailable)?;
+        if known.is_none() {
+            return Ok(None);
+        }
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(TAKE)
+            .bind(digest)
+            .bind(self.clock.now_ms())
+            .bind(host_id.map(|id| id.to_string()).unwrap_or_default())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)?;
+        row.map(|row| {
+            Ok(TakenTicket { user_id: get_uuid(&row, "user_id")?, session_id: get_uuid(&row, "session_id")? })
+        })
+        .transpose()
+    }
+
+    async fn open_dashboard(&self, digest: &str, session_id: Uuid, lifetime_ms: i64) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        make_room(&mut tx, "dashboard_sessions", session_id).await?;
+        sqlx::query("INSERT INTO dashboard_sessions (digest, session_id, expires_at) VALUES ($1, $2, $3)")
+            .bind(digest)
+            .bind(session_id.to_string())
+            .bind(self.clock.now_ms() + lifetime_ms)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    async fn dashboard(&self, digest: &str) -> Result<Option<DashboardRow>, StoreError> {
+        let row = sqlx::query(DASHBOARD)
+            .bind(digest)
+            .bind(self.clock.now_ms())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        row.map(|row| {
+            Ok(DashboardRow { session_id: get_uuid(&row, "session_id")?, expires_at: get(&row, "expires_at")? })
+        })
+        .transpose()
+    }
+
+    async fn retire_tickets(&self) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let now = self.clock.now_ms();
+        let mut removed = 0;
+        for sql in [OLD_TICKETS, OLD_DASHBOARDS] {
+            let done = sqlx::query(sql).bind(now).bind(BATCH).execute(&mut *tx).await.map_err(unavailable)?;
+            removed += done.rows_affected();
+        }
+        tx.commit().await.map_err(unavailable)?;
+        Ok(removed)
+    }
+}
