@@ -9,6 +9,8 @@ mod executor;
 mod maintenance;
 mod outcomes;
 mod request;
+mod snapshot;
+mod status;
 mod sweep;
 
 use std::{sync::Arc, time::Duration};
@@ -53,12 +55,12 @@ pub struct Worker {
 const STOP_WAIT: Duration = Duration::from_secs(8);
 
 impl Worker {
-    /// Starts the queues' workers, the sweep and the schedules.
+    /// Starts the queues' workers, the sweep, the schedules, and what tells where the queues stand.
     #[must_use]
     pub fn start(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Bus>, queues: &Queues) -> Self {
         let ending = Ending::default();
         let tasks = TaskTracker::new();
-        let deliverer = Deliverer::start(Arc::clone(&store), bus, &tasks);
+        let deliverer = Deliverer::start(Arc::clone(&store), Arc::clone(&bus), &tasks);
         tasks.spawn(executor::run(
             queues.clone(),
             settings.clone(),
@@ -66,6 +68,7 @@ impl Worker {
             Arc::clone(&store),
             ending.clone(),
         ));
+        tasks.spawn(status::run(Arc::clone(&store), bus, ending.leaving.clone()));
         tasks.spawn(sweep::run(Arc::clone(&store), deliverer, ending.leaving.clone()));
         tasks.spawn(maintenance::tick(store, ending.leaving.clone()));
         Self { ending, tasks }
