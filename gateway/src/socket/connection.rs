@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bus::Subscription;
 use fastwebsockets::{Frame, OpCode, Payload};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -17,7 +16,7 @@ use tokio::{
 
 use super::{
     reader::{Incoming, ReadError, Reader},
-    session::{Effect, Now, Session},
+    session::{Effect, Mailbox, Now, Session},
 };
 use crate::App;
 
@@ -113,16 +112,17 @@ enum Io {
 }
 
 /// Runs a session on a stream until either ends it.
-pub async fn run<S, T>(
+pub async fn run<S, T, M>(
     app: &App,
     stream: &mut S,
     session: &mut T,
-    mailbox: &mut Subscription,
+    mailbox: &mut M,
     mut effects: Vec<Effect>,
 ) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    T: Session,
+    T: Session<Mail = M::Mail>,
+    M: Mailbox,
 {
     let mut reader = Reader::new(session.limit());
     let mut out = Out::default();
@@ -163,7 +163,7 @@ where
                 },
                 Io::Drained => {}
             },
-            Some(message) = mailbox.next() => session.on_message(&message, seen(app), &mut effects),
+            Some(message) = mailbox.next(session.ready()) => session.on_message(&message, seen(app), &mut effects),
             () = &mut timer => {
                 let now = seen(app);
                 if out.deadline.is_some_and(|at| at <= now.instant) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bus::Message;
+use bus::{Message, Subscription};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -50,16 +50,48 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
+/// Where the messages of a session come from.
+pub trait Mailbox: Send {
+    /// What comes.
+    type Mail: Send;
+
+    /// The next one; `None` when none will come any more. `ready`: the session takes what can wait. Cancel-safe.
+    fn next(&mut self, ready: bool) -> impl Future<Output = Option<Self::Mail>> + Send;
+
+    /// One that has come already.
+    fn try_next(&mut self) -> Option<Self::Mail>;
+}
+
+impl Mailbox for Subscription {
+    type Mail = Message;
+
+    async fn next(&mut self, _ready: bool) -> Option<Message> {
+        Self::next(self).await
+    }
+
+    fn try_next(&mut self) -> Option<Message> {
+        Self::try_next(self)
+    }
+}
+
 /// A session without IO.
 pub trait Session: Send {
+    /// What comes to it beside frames.
+    type Mail: Send;
+
     /// Longest message from the peer, in bytes.
     fn limit(&self) -> usize;
 
     /// Something came from the peer.
     fn on_frame(&mut self, incoming: Incoming, now: Now, effects: &mut Vec<Effect>);
 
-    /// Something came from the bus.
-    fn on_message(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>);
+    /// Does it take mail that can wait?
+    fn ready(&self) -> bool {
+        true
+    }
+
+    /// Something came from the mailbox.
+    fn on_message(&mut self, message: &Self::Mail, now: Now, effects: &mut Vec<Effect>);
 
     /// Its time has come.
     fn on_tick(&mut self, now: Now, effects: &mut Vec<Effect>);
@@ -67,8 +99,8 @@ pub trait Session: Send {
     /// When that is next.
     fn next_tick(&self) -> Instant;
 
-    /// Something came from the bus that the connection will not serve any more: it ended before.
-    fn on_leftover(&mut self, message: &Message, effects: &mut Vec<Effect>);
+    /// Something came from the mailbox that the connection will not serve any more: it ended before.
+    fn on_leftover(&mut self, message: &Self::Mail, effects: &mut Vec<Effect>);
 
     /// The connection ended.
     fn on_end(&mut self, effects: &mut Vec<Effect>);
