@@ -8,7 +8,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    Settings, agent::Agents, api::ApiState, facts::Facts, metrics::Metrics, presence::Presence, socket::Outbox,
+    Settings, agent::Agents, api::ApiState, dashboard::Dashboards, facts::Facts, metrics::Metrics, presence::Presence,
+    socket::Outbox,
 };
 
 /// Shared by all; cheap to clone.
@@ -34,6 +35,8 @@ pub struct Shared {
     pub presence: Presence,
     /// Sessions, rate limits, events.
     pub api: ApiState,
+    /// What dashboards show, and how many there are.
+    pub dashboards: Dashboards,
     /// Cancelled when draining begins: refuse newcomers.
     pub draining: CancellationToken,
     /// Cancelled when the process must end: close what is left.

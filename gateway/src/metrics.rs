@@ -45,6 +45,7 @@ pub struct Metrics {
     http_requests: Histogram<f64>,
     logins: Counter<u64>,
     sse: UpDownCounter<i64>,
+    dashboards: UpDownCounter<i64>,
     bcrypt: UpDownCounter<i64>,
     held_bytes: UpDownCounter<i64>,
 }
@@ -78,9 +79,9 @@ impl Metrics {
             agents: level("patchbay.agents.connected", "Agents whose socket this gateway holds"),
             upgrades: count("patchbay.agent.upgrades", "Upgrade requests of agents by outcome"),
             auth_paths: count("patchbay.agent.auth", "How an agent's key was checked"),
-            frames_in: count("patchbay.frames.in", "Frames read from agents"),
-            frames_out: count("patchbay.frames.out", "Frames written to agents"),
-            frames_ignored: count("patchbay.frames.ignored", "Messages of agents that were of no use"),
+            frames_in: count("patchbay.frames.in", "Frames read from sockets"),
+            frames_out: count("patchbay.frames.out", "Frames written to sockets"),
+            frames_ignored: count("patchbay.frames.ignored", "Messages from sockets that were of no use"),
             closes: count("patchbay.agent.closes", "Agent sockets that ended, by close code"),
             flaps: count("patchbay.agent.flaps", "An api_id was found to be shared by several machines"),
             command_replies: count("patchbay.command.replies", "Answers to requests to deliver a command"),
@@ -95,6 +96,7 @@ impl Metrics {
                 .build(),
             logins: count("patchbay.logins", "Logins by outcome"),
             sse: level("patchbay.sse.clients", "Open event streams"),
+            dashboards: level("patchbay.dashboards.connected", "Open sockets of dashboards"),
             bcrypt: level("patchbay.bcrypt.queued", "bcrypt checks under way or waiting"),
             held_bytes: level("patchbay.results.held_bytes", "Bytes of posted results that wait for the store"),
             registry,
@@ -111,6 +113,7 @@ impl Metrics {
         self.agent_connected(true, 0);
         self.facts_queued(0);
         self.sse_clients(0);
+        self.dashboards(0);
         self.bcrypt_queued(0);
     }
 
@@ -223,6 +226,11 @@ impl Metrics {
     /// Event streams were opened (+1) or ended (-1).
     pub fn sse_clients(&self, change: i64) {
         self.sse.add(change, &[]);
+    }
+
+    /// Dashboards were opened (+1) or closed (-1).
+    pub fn dashboards(&self, change: i64) {
+        self.dashboards.add(change, &[]);
     }
 
     /// Checks joined (+1) or left (-1) the bcrypt pool.

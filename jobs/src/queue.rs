@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Kind;
+
 /// Most commands one task carries. They are delivered side by side.
 pub const TASK_IDS_MAX: usize = 256;
 
@@ -21,6 +23,17 @@ pub enum Queue {
 impl Queue {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::AgentCommands, Self::Compliance, Self::Maintenance];
+
+    /// Reads a name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|queue| queue.name() == name)
+    }
+
+    /// The kinds of commands that its workers send; none for housekeeping.
+    pub fn kinds(self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(move |kind| kind.spec().queue() == self)
+    }
 
     /// The name in the queue's tables.
     #[must_use]
@@ -56,8 +69,47 @@ pub struct Schedule {
     pub every_secs: i64,
 }
 
+impl Schedule {
+    /// When it is due, after its last tick: now, or when the next period begins. Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn next_at(&self, last_tick: Option<i64>, now_ms: i64) -> i64 {
+        let every_ms = self.every_secs * 1_000;
+        let period = now_ms.div_euclid(every_ms);
+        if last_tick.is_some_and(|last| last >= period) { (period + 1) * every_ms } else { now_ms }
+    }
+
+    /// When the period of a tick began. Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn began_at(&self, tick: i64) -> i64 {
+        tick * self.every_secs * 1_000
+    }
+}
+
 /// Removes what is past retention.
 pub const RETENTION: Schedule = Schedule { name: "retention", every_secs: 300 };
 
 /// All schedules.
 pub const SCHEDULES: [Schedule; 1] = [RETENTION];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_due_once_a_period() {
+        let hourly = Schedule { name: "hourly", every_secs: 3_600 };
+        const HOUR: i64 = 3_600_000;
+        assert_eq!(hourly.next_at(None, 5 * HOUR + 7), 5 * HOUR + 7, "never yet: now");
+        assert_eq!(hourly.next_at(Some(4), 5 * HOUR + 7), 5 * HOUR + 7, "nobody took this period's yet");
+        assert_eq!(hourly.next_at(Some(5), 5 * HOUR + 7), 6 * HOUR);
+        assert_eq!(hourly.began_at(5), 5 * HOUR);
+    }
+
+    #[test]
+    fn every_kind_is_in_one_queue() {
+        let all: usize = Queue::ALL.into_iter().map(|queue| queue.kinds().count()).sum();
+        assert_eq!(all, Kind::ALL.len());
+        assert_eq!(Queue::of_name("compliance").map(|q| q.kinds().collect()), Some(vec![Kind::ComplianceScan]));
+        assert_eq!(Queue::of_name("Compliance"), None);
+    }
+}

@@ -57,8 +57,9 @@ fn order(command: &Command) -> Order {
     Order { of: command.id, n: at * 16 + i64::try_from(far).unwrap_or(0) }
 }
 
-/// A UUIDv7 begins with the time it was made.
-fn created_at(command: &Command) -> Option<i64> {
+/// When it was made: a UUIDv7 begins with that. Milliseconds since the Unix epoch.
+#[must_use]
+pub fn created_at(command: &Command) -> Option<i64> {
     let (secs, nanos) = command.id.get_timestamp()?.to_unix();
     i64::try_from(secs).ok().map(|secs| secs * 1_000 + i64::from(nanos / 1_000_000))
 }

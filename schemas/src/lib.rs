@@ -8,6 +8,7 @@ pub mod id;
 pub mod message;
 pub mod report;
 pub mod scan;
+pub mod status;
 pub mod subject;
 pub mod timestamp;
 pub mod trace;

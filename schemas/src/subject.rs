@@ -52,6 +52,15 @@ pub fn revoked(what: &str, id: Uuid) -> String {
 /// Every revocation.
 pub const ALL_REVOKED: &str = "revoked.>";
 
+/// Where the queues stand ([`crate::status::QueueStatus`]), when it changes and every few seconds.
+pub const QUEUES_STATUS: &str = "queues.status";
+
+/// Asks for it; the workers answer as one group, [`WORKERS`].
+pub const QUEUES_STATUS_ASK: &str = "queues.status.ask";
+
+/// The group of the workers: one of them gets what is sent to it.
+pub const WORKERS: &str = "workers";
+
 /// Does that gateway live? Answered by [`crate::message::AliveReply`].
 #[must_use]
 pub fn gateway_alive(gateway: Uuid) -> String {

@@ -28,7 +28,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     i64::try_from(t.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
 }
 
-/// For `#[serde(serialize_with = …)]`: a time as RFC 3339 text.
+/// For `#[serde(with = …)]` and `serialize_with`: a time as RFC 3339 text.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -44,6 +44,32 @@ pub fn serialize_option<S: serde::Serializer>(unix_ms: &Option<i64>, s: S) -> Re
     match unix_ms {
         Some(ms) => s.serialize_str(&rfc3339(*ms)),
         None => s.serialize_none(),
+    }
+}
+
+/// For `#[serde(with = …)]`: a time from RFC 3339 text.
+///
+/// # Errors
+/// For text that is no time.
+pub fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<i64, D::Error> {
+    let text = <std::borrow::Cow<'_, str> as serde::Deserialize>::deserialize(d)?;
+    parse_rfc3339(&text).ok_or_else(|| serde::de::Error::custom("no RFC 3339 time"))
+}
+
+/// For `#[serde(with = …)]`: an optional time as RFC 3339 text or null.
+pub mod option {
+    pub use super::serialize_option as serialize;
+
+    /// A time from RFC 3339 text, or none from null.
+    ///
+    /// # Errors
+    /// For text that is no time.
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
+        let text = <Option<std::borrow::Cow<'_, str>> as serde::Deserialize>::deserialize(d)?;
+        let read = |text: std::borrow::Cow<'_, str>| {
+            super::parse_rfc3339(&text).ok_or_else(|| serde::de::Error::custom("no RFC 3339 time"))
+        };
+        text.map(read).transpose()
     }
 }
 

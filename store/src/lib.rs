@@ -27,6 +27,8 @@ pub use ports::{
     },
     maintenance::{Maintenance, Retired},
     reports::{ReportBody, Reports, ScanRow, StoredStatus},
+    status::{ALIVE_MS, Beat, REPORTS_MS, Standing, Status, UnderWay},
+    tickets::{DashboardRow, NewTicket, OPEN_TICKETS_MAX, TakenTicket, Tickets},
 };
 
 /// Why the store did not do it.
@@ -56,7 +58,7 @@ pub struct Page<T> {
 }
 
 /// Everything that is remembered.
-pub trait Store: Hosts + Reports + Commands + Accounts + Maintenance {
+pub trait Store: Hosts + Reports + Commands + Accounts + Maintenance + Status + Tickets {
     /// The clock that decides.
     fn clock(&self) -> &Clock;
 

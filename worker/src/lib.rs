@@ -10,6 +10,8 @@ mod gateways;
 mod maintenance;
 mod outcomes;
 mod request;
+mod snapshot;
+mod status;
 mod sweep;
 
 use std::{sync::Arc, time::Duration};
@@ -57,7 +59,7 @@ pub struct Worker {
 const STOP_WAIT: Duration = Duration::from_secs(8);
 
 impl Worker {
-    /// Starts the queues' workers, the sweep and the schedules.
+    /// Starts the queues' workers, the sweep, the schedules, and what tells where the queues stand.
     #[must_use]
     pub fn start(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Bus>, queues: &Queues) -> Self {
         let ending = Ending::default();
@@ -70,6 +72,7 @@ impl Worker {
             Arc::clone(&store),
             ending.clone(),
         ));
+        tasks.spawn(status::run(Arc::clone(&store), Arc::clone(&bus), ending.leaving.clone()));
         tasks.spawn(sweep::run(Arc::clone(&store), deliverer, ending.leaving.clone()));
         tasks.spawn(gateways::run(Arc::clone(&store), Arc::clone(&bus), ending.leaving.clone()));
         tasks.spawn(maintenance::tick(store, ending.leaving.clone()));

@@ -35,7 +35,8 @@ pub async fn run(store: &dyn Store, task: &MaintenanceTask, keep: Duration) -> R
     let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
     let mut removed = 0;
     loop {
-        let batch = store.retire(keep_ms).await?.total();
+        let batch =
+            store.retire(keep_ms).await?.total() + store.retire_status().await? + store.retire_tickets().await?;
         removed += batch;
         if batch == 0 {
             break;

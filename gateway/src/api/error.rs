@@ -23,6 +23,9 @@ pub enum ApiError {
     /// 400: the request says something that cannot be.
     #[error("{0}")]
     BadRequest(String),
+    /// 400: there is no such queue, in upstream's words.
+    #[error("Invalid queue name")]
+    NoQueue,
     /// 401: nobody, or nobody any more.
     #[error("{error}")]
     Unauthorized {
@@ -99,7 +102,7 @@ impl ApiError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::NoQueue => StatusCode::BAD_REQUEST,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) | Self::ForeignPage => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::MissingHosts(_) => StatusCode::NOT_FOUND,
@@ -130,6 +133,7 @@ impl ApiError {
                 let what = permission.name().trim_start_matches("can_").replace('_', " ");
                 body["message"] = format!("You don't have permission to {what}").into();
             }
+            Self::NoQueue => body["success"] = false.into(),
             Self::MissingHosts(ids) => body["missingIds"] = json!(ids),
             Self::AllFull(ids) => body["skipped"] = json!(ids),
             Self::TooMany(_) => body["retryAfter"] = json!(self.retry_after_secs()),

@@ -4,11 +4,13 @@
 //! *Adding a route*: a row in [`routes`], a handler, the types of its bodies. Access, OpenAPI and metrics follow from the
 //! row.
 
+pub mod allowance;
 mod auth;
-mod body;
+mod automation;
+pub mod body;
 pub mod client;
 mod commands;
-mod edge;
+pub mod edge;
 mod error;
 mod events;
 mod guard;
@@ -47,7 +49,7 @@ pub use self::{
     internal::{Probes, internal_router},
     revocation::Revocations,
 };
-use crate::{App, Settings, limit::Limit, metrics::Metrics};
+use crate::{App, Settings, dashboard, limit::Limit, metrics::Metrics};
 
 /// What the API's handlers share.
 pub struct ApiState {
@@ -75,21 +77,23 @@ impl ApiState {
     }
 }
 
-/// Begins to listen to what the API tells: events, revocations, the state of the bus. From then on the gateway is ready.
+/// Begins to listen to what the API tells: events, revocations, the state of the queues and of the bus. From then on the gateway is ready.
 ///
 /// # Errors
 /// When the bus is away.
 pub async fn start(app: &App) -> Result<(), BusError> {
     revocation::start(app).await?;
     events::start(app).await?;
+    dashboard::start(app).await?;
     app.metrics.observe_bus(Arc::clone(&app.bus));
     app.api.health.started();
     Ok(())
 }
 
-/// All routes of the API, and the answers to what is none.
+/// All routes of the API, the pages, and the answers to what is neither.
 pub fn router(app: App) -> Router {
     routes::mount(&app)
+        .merge(dashboard::router())
         .fallback(async || ApiError::NotFound("Route not found"))
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(DefaultBodyLimit::max(body::BODY_MAX))

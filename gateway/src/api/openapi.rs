@@ -109,7 +109,7 @@ fn access(access: Access) -> Option<String> {
 
 /// `POST /api/v1/hosts/{id}/rotate-key` is `post_hosts_id_rotate_key`.
 fn operation_id(route: &Route) -> String {
-    let path = route.path.trim_start_matches("/api/v1/");
+    let path = route.path.trim_start_matches("/api/v1");
     let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     std::iter::once(route.verb.name().to_ascii_lowercase())
         .chain(words.map(str::to_owned))

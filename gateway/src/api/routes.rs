@@ -2,10 +2,10 @@
 //! this table, so what is not in it does not exist.
 
 use axum::{Router, routing::on};
-use store::Permission::{ManageHosts, ViewHosts, ViewReports};
+use store::Permission::{ManageHosts, ViewDashboard, ViewHosts, ViewReports};
 
 use super::{
-    auth, commands, events, hosts, openapi,
+    auth, automation, commands, events, hosts, openapi,
     page::Page,
     route::{
         Access::{Login, Needs, NeedsAny, Public},
@@ -22,7 +22,7 @@ macro_rules! api {
     };
 }
 
-static TABLE: [Route; 21] = [
+static TABLE: [Route; 27] = [
     Route::new(Post, api!("/auth/login"), Public, "Log in", |m| on(m, auth::login))
         .takes::<auth::LoginRequest>()
         .gives::<auth::LoggedIn>(),
@@ -83,6 +83,33 @@ static TABLE: [Route; 21] = [
     .gives::<status::StatusSummary>(),
     Route::new(Get, api!("/ws/status/{api_id}"), Needs(ViewHosts), "Is this agent connected", |m| on(m, status::one))
         .gives::<status::OneStatus>(),
+    Route::new(
+        Post,
+        api!("/automation/bullboard-ticket"),
+        Needs(ViewDashboard),
+        "A one-time pass to the dashboard's page",
+        |m| on(m, automation::ticket),
+    )
+    .gives::<automation::Ticket>(),
+    Route::new(Get, api!("/automation/stats"), Needs(ViewDashboard), "Commands by queue, in upstream's states", |m| {
+        on(m, automation::stats)
+    })
+    .gives::<automation::QueueStats>(),
+    Route::new(Get, api!("/automation/stats/{queue}"), Needs(ViewDashboard), "The same of one queue", |m| {
+        on(m, automation::queue_stats)
+    })
+    .gives::<automation::QueueStats>(),
+    Route::new(Get, api!("/automation/jobs/{queue}"), Needs(ViewDashboard), "A queue's newest commands", |m| {
+        on(m, automation::jobs)
+    })
+    .query(&["limit"])
+    .gives::<automation::Jobs>(),
+    Route::new(Get, api!("/automation/health"), Needs(ViewDashboard), "How the queues are", |m| {
+        on(m, automation::health)
+    })
+    .gives::<automation::QueueHealth>(),
+    Route::new(Get, "/health", Public, "The server is there", |m| on(m, automation::alive))
+        .gives::<automation::Alive>(),
     Route::new(Get, api!("/events"), Needs(events::NEEDS), "What happens to hosts, as it happens", |m| {
         on(m, events::get)
     })
@@ -120,7 +147,7 @@ mod tests {
     #[test]
     fn only_what_must_be_is_public() {
         let public: Vec<_> = table().iter().filter(|route| route.access == Public).map(|route| route.path).collect();
-        assert_eq!(public, [api!("/auth/login"), api!("/openapi.json")]);
+        assert_eq!(public, [api!("/auth/login"), "/health", api!("/openapi.json")]);
     }
 
     #[test]

@@ -247,6 +247,8 @@ impl AgentSession {
 }
 
 impl Session for AgentSession {
+    type Mail = Message;
+
     fn limit(&self) -> usize {
         MESSAGE_MAX
     }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bus::{Message, Subscription};
 use fastwebsockets::{Frame, OpCode, Payload};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -17,7 +16,7 @@ use tokio::{
 
 use super::{
     reader::{Incoming, ReadError, Reader},
-    session::{Effect, Now, Session},
+    session::{Effect, Mailbox, Now, Session},
 };
 use crate::App;
 
@@ -106,12 +105,12 @@ enum Peer {
 }
 
 /// What a turn of the loop is about, in the order in which it is looked for.
-enum Event {
+enum Event<M> {
     /// The gateway drains.
     Leave,
     Io(Io),
     /// Something came from the bus.
-    Message(Message),
+    Mail(M),
     /// The session's time has come, or that of what is to be written.
     Tick,
 }
@@ -124,16 +123,17 @@ enum Io {
 }
 
 /// Runs a session on a stream until either ends it.
-pub async fn run<S, T>(
+pub async fn run<S, T, M>(
     app: &App,
     stream: &mut S,
     session: &mut T,
-    mailbox: &mut Subscription,
+    mailbox: &mut M,
     effects: &mut Vec<Effect>,
 ) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    T: Session,
+    T: Session<Mail = M::Mail>,
+    M: Mailbox,
 {
     let mut reader = Reader::new(session.limit());
     let mut out = Out::default();
@@ -161,8 +161,8 @@ where
                 return Poll::Ready(Event::Io(io));
             }
             // A closed bus says nothing more; the sockets stay.
-            if let Poll::Ready(Some(message)) = mailbox.poll_next(cx) {
-                return Poll::Ready(Event::Message(message));
+            if let Poll::Ready(Some(message)) = mailbox.poll_next(session.ready(), cx) {
+                return Poll::Ready(Event::Mail(message));
             }
             timer.as_mut().poll(cx).map(|()| Event::Tick)
         });
@@ -183,7 +183,7 @@ where
                 None => break,
             },
             Event::Io(Io::Drained) => {}
-            Event::Message(message) => session.on_message(&message, seen(app), effects),
+            Event::Mail(message) => session.on_message(&message, seen(app), effects),
             Event::Tick => {
                 let now = seen(app);
                 if out.deadline.is_some_and(|at| at <= now.instant) {

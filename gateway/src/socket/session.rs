@@ -1,8 +1,11 @@
 //! What a session is to the connection loop: events in, effects out, no IO.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use bus::Message;
+use bus::{Message, Subscription};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -50,16 +53,49 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
+/// Where the messages of a session come from.
+pub trait Mailbox: Send {
+    /// What comes.
+    type Mail: Send;
+
+    /// The next one; `None` when none will come any more. `ready`: the session takes what can wait. It is asked again
+    /// after each event of the connection.
+    fn poll_next(&mut self, ready: bool, cx: &mut Context<'_>) -> Poll<Option<Self::Mail>>;
+
+    /// One that has come already.
+    fn try_next(&mut self) -> Option<Self::Mail>;
+}
+
+impl Mailbox for Subscription {
+    type Mail = Message;
+
+    fn poll_next(&mut self, _ready: bool, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        Self::poll_next(self, cx)
+    }
+
+    fn try_next(&mut self) -> Option<Message> {
+        Self::try_next(self)
+    }
+}
+
 /// A session without IO.
 pub trait Session: Send {
+    /// What comes to it beside frames.
+    type Mail: Send;
+
     /// Longest message from the peer, in bytes.
     fn limit(&self) -> usize;
 
     /// Something came from the peer.
     fn on_frame(&mut self, incoming: Incoming, now: Now, effects: &mut Vec<Effect>);
 
-    /// Something came from the bus.
-    fn on_message(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>);
+    /// Does it take mail that can wait?
+    fn ready(&self) -> bool {
+        true
+    }
+
+    /// Something came from the mailbox.
+    fn on_message(&mut self, message: &Self::Mail, now: Now, effects: &mut Vec<Effect>);
 
     /// Its time has come.
     fn on_tick(&mut self, now: Now, effects: &mut Vec<Effect>);
@@ -67,8 +103,8 @@ pub trait Session: Send {
     /// When that is next.
     fn next_tick(&self) -> Instant;
 
-    /// Something came from the bus that the connection will not serve any more: it ended before.
-    fn on_leftover(&mut self, message: &Message, effects: &mut Vec<Effect>);
+    /// Something came from the mailbox that the connection will not serve any more: it ended before.
+    fn on_leftover(&mut self, message: &Self::Mail, effects: &mut Vec<Effect>);
 
     /// The connection ended.
     fn on_end(&mut self, effects: &mut Vec<Effect>);

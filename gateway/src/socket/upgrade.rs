@@ -54,6 +54,7 @@ pub async fn upgrade(app: &App, peer: &Peer, request: Request<Body>) -> Response
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let response = match segments[..] {
         ["api", _, "agents", "ws"] => agent(app, peer, request).await,
+        [first, ..] if first.starts_with("bullboard") => super::dashboard::upgrade(app, peer, request).await,
         [] => reject(StatusCode::BAD_REQUEST, "Missing path", None),
         _ => reject(StatusCode::NOT_FOUND, "Not found", None),
     };

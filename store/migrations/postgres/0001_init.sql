@@ -117,6 +117,9 @@ CREATE UNIQUE INDEX commands_one_scan ON commands (host_id)
 CREATE INDEX commands_batch ON commands (batch_id, id);
 CREATE INDEX commands_host ON commands (host_id, id);
 CREATE INDEX commands_ended ON commands (ended_at) WHERE ended_at IS NOT NULL;
+-- The oldest of each kind and state that is open, and the newest of each kind: their ends are what dashboards show.
+CREATE INDEX commands_standing ON commands (kind, state, id) WHERE final = 0;
+CREATE INDEX commands_kind ON commands (kind, id);
 
 -- How many commands are in each state, without counting a million rows. Each statement notes what it changed in rows of
 -- its own, so that no two transactions wait for one counter; a worker folds them into the totals every second.
@@ -137,6 +140,24 @@ CREATE VIEW command_counts AS
     FROM (SELECT kind, state, n FROM command_totals UNION ALL SELECT kind, state, n FROM command_changes) AS counted
     GROUP BY kind, state;
 
+-- How many commands ended in each minute since the Unix epoch, kept the same way.
+CREATE TABLE command_end_totals (
+    minute BIGINT NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    n BIGINT NOT NULL,
+    PRIMARY KEY (minute, kind)
+);
+CREATE TABLE command_end_changes (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    minute BIGINT NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    n BIGINT NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE VIEW command_ends AS
+    SELECT minute, kind, CAST(SUM(n) AS BIGINT) AS n
+    FROM (SELECT minute, kind, n FROM command_end_totals UNION ALL SELECT minute, kind, n FROM command_end_changes) AS ended
+    GROUP BY minute, kind;
+
 CREATE FUNCTION commands_count_in() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO command_changes (kind, state, n) SELECT kind, state, COUNT(*) FROM added GROUP BY kind, state;
@@ -151,6 +172,9 @@ BEGIN
     SELECT kind, state, SUM(n) FROM (
         SELECT kind, state, 1 AS n FROM added UNION ALL SELECT kind, state, -1 AS n FROM gone
     ) AS moved GROUP BY kind, state HAVING SUM(n) <> 0;
+    INSERT INTO command_end_changes (minute, kind, n)
+    SELECT added.ended_at / 60000, added.kind, COUNT(*) FROM added JOIN gone ON gone.id = added.id
+    WHERE gone.ended_at IS NULL AND added.ended_at IS NOT NULL GROUP BY 1, 2;
     RETURN NULL;
 END $$;
 CREATE TRIGGER commands_count_move AFTER UPDATE ON commands REFERENCING OLD TABLE AS gone NEW TABLE AS added
@@ -163,6 +187,15 @@ BEGIN
 END $$;
 CREATE TRIGGER commands_count_out AFTER DELETE ON commands REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION commands_count_out();
+
+-- Worker processes; the queue's own table of workers knows queues, not processes.
+CREATE TABLE worker_processes (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    host TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
+CREATE INDEX worker_processes_seen ON worker_processes (seen_at);
 
 CREATE TABLE idempotency_keys (
     username TEXT COLLATE "C" NOT NULL,
@@ -217,6 +250,26 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_user ON sessions (user_id);
 CREATE INDEX sessions_age ON sessions (expires_at);
+
+-- One-time passes, by their SHA-256. host_id: what it opens; null is the dashboard.
+CREATE TABLE tickets (
+    digest TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    user_id TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    host_id TEXT COLLATE "C",
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX tickets_session ON tickets (session_id, expires_at);
+CREATE INDEX tickets_age ON tickets (expires_at);
+
+-- Dashboards that a ticket opened, by the SHA-256 of their cookie.
+CREATE TABLE dashboard_sessions (
+    digest TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    session_id TEXT COLLATE "C" NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX dashboard_sessions_session ON dashboard_sessions (session_id, expires_at);
+CREATE INDEX dashboard_sessions_age ON dashboard_sessions (expires_at);
 
 -- The oldest program that can live with this schema.
 CREATE TABLE schema_floor (

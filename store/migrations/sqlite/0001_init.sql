@@ -116,6 +116,9 @@ CREATE UNIQUE INDEX commands_one_scan ON commands (host_id)
 CREATE INDEX commands_batch ON commands (batch_id, id);
 CREATE INDEX commands_host ON commands (host_id, id);
 CREATE INDEX commands_ended ON commands (ended_at) WHERE ended_at IS NOT NULL;
+-- The oldest of each kind and state that is open, and the newest of each kind: their ends are what dashboards show.
+CREATE INDEX commands_standing ON commands (kind, state, id) WHERE final = 0;
+CREATE INDEX commands_kind ON commands (kind, id);
 
 -- How many commands are in each state: kept by triggers, so that counting a million rows costs a dozen.
 CREATE TABLE command_counts (
@@ -136,6 +139,27 @@ END;
 CREATE TRIGGER commands_count_out AFTER DELETE ON commands BEGIN
     UPDATE command_counts SET n = n - 1 WHERE kind = OLD.kind AND state = OLD.state;
 END;
+
+-- How many commands ended in each minute since the Unix epoch, kept the same way.
+CREATE TABLE command_ends (
+    minute BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    n BIGINT NOT NULL,
+    PRIMARY KEY (minute, kind)
+);
+CREATE TRIGGER commands_end AFTER UPDATE OF ended_at ON commands WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN
+    INSERT INTO command_ends (minute, kind, n) VALUES (NEW.ended_at / 60000, NEW.kind, 1)
+    ON CONFLICT (minute, kind) DO UPDATE SET n = n + 1;
+END;
+
+-- Worker processes; the queue's own table of workers knows queues, not processes.
+CREATE TABLE worker_processes (
+    id TEXT NOT NULL PRIMARY KEY,
+    host TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
+CREATE INDEX worker_processes_seen ON worker_processes (seen_at);
 
 CREATE TABLE idempotency_keys (
     username TEXT NOT NULL,
@@ -190,6 +214,26 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_user ON sessions (user_id);
 CREATE INDEX sessions_age ON sessions (expires_at);
+
+-- One-time passes, by their SHA-256. host_id: what it opens; null is the dashboard.
+CREATE TABLE tickets (
+    digest TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    host_id TEXT,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX tickets_session ON tickets (session_id, expires_at);
+CREATE INDEX tickets_age ON tickets (expires_at);
+
+-- Dashboards that a ticket opened, by the SHA-256 of their cookie.
+CREATE TABLE dashboard_sessions (
+    digest TEXT NOT NULL PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX dashboard_sessions_session ON dashboard_sessions (session_id, expires_at);
+CREATE INDEX dashboard_sessions_age ON dashboard_sessions (expires_at);
 
 -- The oldest program that can live with this schema.
 CREATE TABLE schema_floor (

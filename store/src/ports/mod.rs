@@ -5,3 +5,5 @@ pub mod commands;
 pub mod hosts;
 pub mod maintenance;
 pub mod reports;
+pub mod status;
+pub mod tickets;

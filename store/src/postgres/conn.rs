@@ -38,8 +38,8 @@ impl PgConn {
     }
 
     /// Begins a transaction.
-    pub async fn begin(&mut self) -> Result<(), StoreError> {
-        self.say("BEGIN").await?;
+    pub async fn begin(&mut self, how: &'static str) -> Result<(), StoreError> {
+        self.say(how).await?;
         self.in_transaction = true;
         Ok(())
     }

@@ -61,6 +61,19 @@ pub struct PostgresEngine {
     following: Option<JoinHandle<()>>,
 }
 
+/// Folds the noted changes into the totals: one statement, so that a reader sees each in one of the two places. Rows that
+/// another process is folding are left to it.
+const FOLD_COUNTS: &str = "WITH folded AS (DELETE FROM command_changes WHERE id IN \
+     (SELECT id FROM command_changes ORDER BY id LIMIT 20000 FOR UPDATE SKIP LOCKED) RETURNING kind, state, n) \
+     INSERT INTO command_totals (kind, state, n) SELECT kind, state, SUM(n) FROM folded GROUP BY kind, state \
+     ORDER BY kind, state ON CONFLICT (kind, state) DO UPDATE SET n = command_totals.n + excluded.n";
+
+/// The same for those that ended.
+const FOLD_ENDS: &str = "WITH folded AS (DELETE FROM command_end_changes WHERE id IN \
+     (SELECT id FROM command_end_changes ORDER BY id LIMIT 20000 FOR UPDATE SKIP LOCKED) RETURNING minute, kind, n) \
+     INSERT INTO command_end_totals (minute, kind, n) SELECT minute, kind, SUM(n) FROM folded GROUP BY minute, kind \
+     ORDER BY minute, kind ON CONFLICT (minute, kind) DO UPDATE SET n = command_end_totals.n + excluded.n";
+
 /// How often the database's clock is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 
@@ -152,7 +165,8 @@ impl Engine for PostgresEngine {
     const OLD_WORKERS: &'static str = queue::OLD_WORKERS;
     /// Others may be at work.
     const RELEASE_TASKS: Option<&'static str> = None;
-    const FOLD_COUNTS: Option<&'static str> = Some(queue::FOLD_COUNTS);
+    const FOLD_COUNTS: &'static [&'static str] = &[FOLD_COUNTS, FOLD_ENDS];
+    const OLD_MINUTES: &'static str = "DELETE FROM command_end_totals WHERE minute < $1";
 
     async fn read(&self) -> Result<PgConn, StoreError> {
         Ok(PgConn::plain(self.pool.acquire().await.map_err(unavailable)?, self.deadline))
@@ -162,9 +176,15 @@ impl Engine for PostgresEngine {
         self.read().await
     }
 
+    async fn snapshot(&self) -> Result<PgConn, StoreError> {
+        let mut conn = self.read().await?;
+        conn.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(conn)
+    }
+
     async fn begin(&self) -> Result<PgConn, StoreError> {
         let mut conn = self.read().await?;
-        conn.begin().await?;
+        conn.begin("BEGIN").await?;
         Ok(conn)
     }
 

@@ -35,12 +35,6 @@ pub const OLD_TASKS: &str = "DELETE FROM apalis.jobs WHERE id IN (SELECT id FROM
 pub const OLD_WORKERS: &str = "DELETE FROM apalis.workers WHERE last_seen < now() - INTERVAL '1 hour' \
      AND NOT EXISTS (SELECT 1 FROM apalis.jobs WHERE lock_by = workers.id)";
 
-/// Folds the noted changes into the totals: one statement, so that a reader sees each in one of the two places.
-pub const FOLD_COUNTS: &str = "WITH folded AS (DELETE FROM command_changes WHERE id IN \
-     (SELECT id FROM command_changes ORDER BY id LIMIT 20000 FOR UPDATE SKIP LOCKED) RETURNING kind, state, n) \
-     INSERT INTO command_totals (kind, state, n) SELECT kind, state, SUM(n) FROM folded GROUP BY kind, state \
-     ORDER BY kind, state ON CONFLICT (kind, state) DO UPDATE SET n = command_totals.n + excluded.n";
-
 /// Pushes tasks within a transaction.
 pub async fn push(tx: &mut PgConnection, queue: Queue, tasks: Vec<NewTask>) -> Result<(), sqlx::Error> {
     let tasks: Vec<PgTask> = tasks.into_iter().map(task).collect();

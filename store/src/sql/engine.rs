@@ -69,14 +69,20 @@ pub trait Engine: Send + Sync + 'static {
     /// The statement that hands the tasks of dead workers of this machine back; only for an engine with one process.
     const RELEASE_TASKS: Option<&'static str>;
 
-    /// The statement that folds what is counted in passing into totals, where that is apart.
-    const FOLD_COUNTS: Option<&'static str>;
+    /// The statements that fold what is counted in passing into totals, where that is apart.
+    const FOLD_COUNTS: &'static [&'static str];
+
+    /// The statement that forgets how many commands ended in the minutes before $1.
+    const OLD_MINUTES: &'static str;
 
     /// A connection that only reads.
     fn read(&self) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
 
     /// A connection for one statement that writes.
     fn write(&self) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
+
+    /// A transaction that only reads, and sees one moment.
+    fn snapshot(&self) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
 
     /// A transaction that writes.
     fn begin(&self) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;

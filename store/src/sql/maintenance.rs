@@ -66,10 +66,10 @@ impl<E: Engine> Maintenance for SqlStore<E> {
     }
 
     async fn fold_counts(&self) -> Result<(), StoreError> {
-        match E::FOLD_COUNTS {
-            Some(fold) => self.writer().await?.run(sql(fold)).await.map(drop),
-            None => Ok(()),
+        for fold in E::FOLD_COUNTS {
+            self.writer().await?.run(sql(*fold)).await?;
         }
+        Ok(())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -15,7 +15,9 @@ mod presence;
 mod reports;
 mod rows;
 pub(crate) mod statement;
+mod status;
 mod tasks;
+mod tickets;
 mod work;
 
 use std::sync::Arc;

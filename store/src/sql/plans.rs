@@ -1,9 +1,9 @@
 //! The statements that run often or over much. A test reads their plans: none may walk through a whole table.
 
-use jobs::{Kind, State};
+use jobs::{Kind, Queue, State};
 use uuid::Uuid;
 
-use super::{Engine, batch, commands, hosts, maintenance, presence, rows, work};
+use super::{Engine, batch, commands, hosts, maintenance, presence, rows, status, tickets, work};
 use crate::ListFilter;
 
 /// Each with what it does.
@@ -53,5 +53,20 @@ pub fn hot_queries<E: Engine>() -> Vec<(&'static str, String)> {
         ("old sessions", maintenance::OLD_SESSIONS.to_owned()),
         ("old keys", maintenance::OLD_KEYS.to_owned()),
         ("old tasks", E::OLD_TASKS.to_owned()),
+        ("the worker that reports", status::REPORTER.to_owned()),
+        ("workers that live", status::WORKERS.to_owned()),
+        ("commands that ended lately", status::ENDED.to_owned()),
+        ("oldest commands", status::oldest_sql()),
+        ("commands under way", status::under_way_sql()),
+        ("last ticks", status::ticks_sql()),
+        ("newest commands of a queue", status::newest_sql(Queue::AgentCommands, 10)),
+        ("old workers", status::OLD_WORKERS.to_owned()),
+        ("old minutes", E::OLD_MINUTES.to_owned()),
+        ("look for a ticket", tickets::LOOK.to_owned()),
+        ("take a ticket", tickets::TAKE.to_owned()),
+        ("tickets beyond those that may be open", tickets::surplus_sql("tickets")),
+        ("a dashboard's session", tickets::DASHBOARD.to_owned()),
+        ("old tickets", tickets::OLD_TICKETS.to_owned()),
+        ("old dashboards", tickets::OLD_DASHBOARDS.to_owned()),
     ]
 }

@@ -165,7 +165,8 @@ impl Engine for SqliteEngine {
     const OLD_WORKERS: &'static str = queue::OLD_WORKERS;
     const RELEASE_TASKS: Option<&'static str> = Some(queue::RELEASE_TASKS);
     /// Triggers count.
-    const FOLD_COUNTS: Option<&'static str> = None;
+    const FOLD_COUNTS: &'static [&'static str] = &[];
+    const OLD_MINUTES: &'static str = "DELETE FROM command_ends WHERE minute < $1";
 
     async fn read(&self) -> Result<SqliteConn, StoreError> {
         self.readers.acquire().await.map(SqliteConn::Plain).map_err(unavailable)
@@ -173,6 +174,10 @@ impl Engine for SqliteEngine {
 
     async fn write(&self) -> Result<SqliteConn, StoreError> {
         self.writer.acquire().await.map(SqliteConn::Plain).map_err(unavailable)
+    }
+
+    async fn snapshot(&self) -> Result<SqliteConn, StoreError> {
+        self.readers.begin().await.map(SqliteConn::Tx).map_err(unavailable)
     }
 
     /// The one writer connection makes these queue up in order.

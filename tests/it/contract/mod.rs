@@ -55,5 +55,7 @@ mod store_presence;
 mod store_random;
 mod store_reports;
 mod store_sqlite;
+mod store_status;
 mod store_sweep;
+mod store_tickets;
 mod store_world;

@@ -444,7 +444,8 @@ async fn types(conn: &mut sqlx::PgConnection, sql: &str) -> String {
 
 /// Steps that read every row of a table of ours. A partial index holds only the rows it is about.
 fn walks(step: &Value, found: &mut Vec<String>) {
-    const SMALL: [&str; 8] = [
+    // One row a worker, a schedule, a minute of the last hour; a second's changes.
+    const SMALL: [&str; 12] = [
         "hosts_held",
         "commands_due",
         "commands_open",
@@ -452,7 +453,11 @@ fn walks(step: &Value, found: &mut Vec<String>) {
         "commands_ended",
         "command_totals",
         "command_changes",
+        "command_end_totals",
+        "command_end_changes",
         "workers",
+        "worker_processes",
+        "schedule_ticks",
     ];
     let text = |name: &str| step.get(name).and_then(Value::as_str).unwrap_or_default();
     let whole = match text("Node Type") {
@@ -495,6 +500,10 @@ async fn hot_statements_walk_through_no_table_of_a_million_rows() {
          SELECT gen_random_uuid(), 'u', 0, i, 0, 0, '', '' FROM generate_series(1, 1000000) AS i",
         "INSERT INTO idempotency_keys (username, key, request_hash, answer, created_at) \
          SELECT 'u', i::text, '', '', i FROM generate_series(1, 1000000) AS i",
+        "INSERT INTO tickets (digest, user_id, session_id, expires_at) \
+         SELECT md5(id), 'u', id, expires_at FROM sessions",
+        "INSERT INTO dashboard_sessions (digest, session_id, expires_at) \
+         SELECT md5(id), id, expires_at FROM sessions",
         "VACUUM ANALYZE",
     ] {
         database.superuser(many).unwrap();

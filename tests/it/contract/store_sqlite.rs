@@ -236,7 +236,21 @@ async fn hot_statements_walk_through_no_table() {
 /// Does this step look at every row of a table of ours? A partial index holds only the rows it is about.
 fn walks(step: &str) -> bool {
     let mut words = step.split_whitespace();
-    let tables = ["commands", "c", "hosts", "h", "sessions", "idempotency_keys", "Jobs", "command_counts"];
+    let tables = [
+        "commands",
+        "c",
+        "hosts",
+        "h",
+        "sessions",
+        "s",
+        "idempotency_keys",
+        "Jobs",
+        "command_counts",
+        "command_ends",
+        "schedule_ticks",
+        "tickets",
+        "dashboard_sessions",
+    ];
     let partial = ["hosts_held", "commands_due", "commands_open", "commands_ended"];
     words.next() == Some("SCAN")
         && words.next().is_some_and(|table| tables.contains(&table))
