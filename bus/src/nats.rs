@@ -132,15 +132,22 @@ async fn open(
 ) -> Result<Link, NatsError> {
     let signals = Arc::new(Signals::default());
     let client = client::connect(options, capacity, &signals, until).await?;
-    let confirmed = async {
-        let link = Link::start(client, options, Arc::clone(&signals), board, index).await?;
-        link.confirm().await.map(|()| link)
-    };
-    confirmed.await.map_err(|error: BusError| NatsError::Forbidden {
+    let forbidden = |error: BusError| NatsError::Forbidden {
         servers: options.url.to_string(),
         prefix: options.prefix.to_string(),
         reason: signals.complaint().unwrap_or_else(|| error.to_string()),
-    })
+    };
+    let link = Link::start(client, options, Arc::clone(&signals), board, index).await.map_err(forbidden)?;
+    loop {
+        match link.confirm().await {
+            Ok(()) => return Ok(link),
+            // Slow is not forbidden.
+            Err(_) if signals.complaint().is_none() && Instant::now() + client::PAUSE < until => {
+                tokio::time::sleep(client::PAUSE).await;
+            }
+            Err(error) => return Err(forbidden(error)),
+        }
+    }
 }
 
 /// Ends the subscription with its task.

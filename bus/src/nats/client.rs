@@ -14,7 +14,10 @@ use std::{
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::options::{LoginFile, NatsOptions, UrlLogin};
 
@@ -25,7 +28,7 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Commands that wait for the connection. Few: what waits while the server hangs goes out late.
 const COMMANDS: usize = 512;
 /// Pause between two attempts of the first connection.
-const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause between two attempts to reconnect, before its jitter.
 const RECONNECT_MAX_MS: u64 = 800;
 /// Complaints of the server that are logged at most once in this time: each refused subscription is one.
@@ -144,9 +147,15 @@ pub(super) async fn connect(
 ) -> Result<Client, NatsError> {
     let prepared = prepare(options, subscription_capacity, Arc::clone(signals)).await?;
     loop {
-        let error = match prepared.clone().connect(options.url.servers()).await {
-            Ok(client) => return Ok(client),
-            Err(error) => error,
+        // A resolver may take longer than all of it.
+        let connecting = prepared.clone().connect(options.url.servers());
+        let error = match timeout_at(until.max(Instant::now() + PAUSE), connecting).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let reason = "no answer in time".to_owned();
+                return Err(NatsError::Unreachable { servers: options.url.to_string(), reason });
+            }
         };
         match verdict(options, &error) {
             Some(for_good) => return Err(for_good),

@@ -119,6 +119,55 @@ async fn an_nkey_is_read_from_its_file() {
     }
 }
 
+/// A token as `nsc` makes them.
+fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &serde_json::Value) -> String {
+    let encode = |value: serde_json::Value| data_encoding::BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let claims = serde_json::json!({
+        "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(),
+        "name": "test", "nats": nats,
+    });
+    let text = format!("{}.{}", encode(serde_json::json!({"typ": "JWT", "alg": "ed25519-nkey"})), encode(claims));
+    let signature = data_encoding::BASE64URL_NOPAD.encode(&issuer.sign(text.as_bytes()).unwrap());
+    format!("{text}.{signature}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credentials_file_logs_in() {
+    let (operator, account, user) =
+        (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account(), nkeys::KeyPair::new_user());
+    let limits = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+    });
+    let of_operator = jwt(&operator, &operator, &serde_json::json!({"type": "operator", "version": 2}));
+    let of_account = jwt(&operator, &account, &serde_json::json!({"type": "account", "version": 2, "limits": limits}));
+    let of_user = |issuer| {
+        let nats = serde_json::json!({
+            "type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1,
+        });
+        jwt(issuer, &user, &nats)
+    };
+    let server = NatsServer::start_with(&format!(
+        "operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account} }}",
+        account.public_key()
+    ));
+    let with = |name: &str, jwt: String| {
+        let path = server.folder().join(name);
+        let seed = user.seed().unwrap();
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        NatsOptions { login_file: Some(LoginFile::Credentials(path)), ..options(&server.url()) }
+    };
+    let bus = NatsBus::connect(&with("good", of_user(&account))).await.unwrap();
+    say(&bus, "hello", 1).await.unwrap();
+    let stranger = nkeys::KeyPair::new_account();
+    let error = refusal(&with("bad", of_user(&stranger))).await;
+    assert!(matches!(error, NatsError::Refused(_)), "{error:?}");
+    refusal(&options(&server.url())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_refused_after_an_outage_closes_the_bus_for_good() {
     let server = NatsServer::start_with("authorization { user: ann, password: one }");

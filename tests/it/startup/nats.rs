@@ -44,8 +44,8 @@ async fn a_bus_that_cannot_be_used_is_one_line_without_the_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_serves_on_nats_and_outlives_its_outage() {
-    let nats = NatsServer::start_with("authorization { user: ann, password: right }");
-    let url = format!("nats://ann:right@{}", nats.address());
+    let nats = NatsServer::start_with("authorization { user: ann, password: hunter2 }");
+    let url = format!("nats://ann:hunter2@{}", nats.address());
     let server = Server::start_with(&[("PATCHBAY_BUS_URL", &url), ("PATCHBAY_BUS_PREFIX", "site-7")]).await;
     let admin = server.admin().await;
     let host = server.add_hosts("web", 1).await.remove(0);
@@ -80,4 +80,25 @@ async fn one_process_serves_on_nats_and_outlives_its_outage() {
     succeeds().await;
     assert_eq!(fleet.counts().disconnects, 0, "its socket stayed");
     fleet.stop().await;
+
+    // Another login counts from now on: only a new start with that one helps.
+    nats.kill();
+    nats.configure("authorization { user: ann, password: another }");
+    nats.start_again();
+    let lives = async || {
+        let answer = reqwest::get(format!("{}/livez", server.internal_url())).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(lives().await.0, 200, "it is given some time");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (status, body) = lives().await;
+        if status == 503 {
+            assert!(body.contains("the bus client is closed"), "{body}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status} {body}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(server.logs().iter().all(|line| !line.contains("hunter2")), "the password is in the log");
 }
