@@ -11,6 +11,9 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # One shape of command everywhere: `-p` would resolve other features and build everything a second time.
 BUILD := cargo build --workspace
 
+# The suites that run a second time on gateway and worker of their own, over NATS and PostgreSQL.
+END_TO_END := api:: auth:: commands:: events:: kills:: peers:: replay::
+
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-8s %s\n' "$$name" "$$what"; done
 
@@ -25,6 +28,7 @@ test: ## all tests, those with foreign WebSocket clients too
 	@scripts/setup build interop services
 	$(BUILD)
 	cargo test --workspace
+	PATCHBAY_TEST_ON=split cargo test --workspace --test it -- $(END_TO_END)
 	tests/interop/run
 
 check: ## format, lints, dependency rules, chart
