@@ -1,5 +1,5 @@
-//! A connection of the pool. It goes back to the pool only when it is known to be idle: one that was left in the middle
-//! of an answer, or did not answer in time, is closed.
+//! A connection of the pool. It goes back only when it is known to be idle: what a caller left in the middle of a statement
+//! is ended first, and one that did not answer in time is closed.
 
 use std::{future::Future, io, time::Duration};
 
@@ -27,14 +27,16 @@ pub struct PgConn {
     conn: Option<PoolConnection<Postgres>>,
     deadline: Duration,
     in_transaction: bool,
-    /// A statement is under way: what comes next on the connection is not ours to know.
+    /// A statement is under way.
     busy: bool,
+    /// The server did not answer in time, or the connection failed: nobody should wait for it again.
+    lost: bool,
 }
 
 impl PgConn {
     /// A connection outside of any transaction.
     pub fn plain(conn: PoolConnection<Postgres>, deadline: Duration) -> Self {
-        Self { conn: Some(conn), deadline, in_transaction: false, busy: false }
+        Self { conn: Some(conn), deadline, in_transaction: false, busy: false, lost: false }
     }
 
     /// Begins a transaction.
@@ -48,8 +50,8 @@ impl PgConn {
         self.with(|conn| async move { sqlx::raw_sql(text).execute(conn).await.map(drop) }).await.map_err(unavailable)
     }
 
-    /// Runs one exchange within the deadline. While it runs the connection counts as busy; so it stays when the exchange
-    /// is given up, or its future dropped.
+    /// Runs one exchange within the deadline. While it runs the connection counts as busy; so it stays when its future is
+    /// dropped.
     async fn with<'a, T, F, R>(&'a mut self, run: F) -> Result<T, sqlx::Error>
     where
         F: FnOnce(&'a mut PgConnection) -> R,
@@ -60,11 +62,13 @@ impl PgConn {
         self.busy = true;
         match timeout(self.deadline, run(&mut *conn)).await {
             Ok(done) => {
+                self.busy = false;
                 // What the server refuses, it refuses in order; anything else says nothing about what comes next.
-                self.busy = !matches!(done, Ok(_) | Err(sqlx::Error::Database(_)));
+                self.lost = !matches!(done, Ok(_) | Err(sqlx::Error::Database(_) | sqlx::Error::RowNotFound));
                 done
             }
             Err(_) => {
+                self.lost = true;
                 Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time")))
             }
         }
@@ -74,11 +78,13 @@ impl PgConn {
 impl Drop for PgConn {
     fn drop(&mut self) {
         let Some(mut conn) = self.conn.take() else { return };
-        if !self.busy && !self.in_transaction {
+        if !self.busy && !self.in_transaction && !self.lost {
             return;
         }
-        if let (false, Ok(runtime)) = (self.busy, Handle::try_current()) {
-            // Undone before anybody gets the connection, or closed.
+        if let (false, Ok(runtime)) = (self.lost, Handle::try_current()) {
+            // The rest of the answer is read and the transaction undone before anybody gets the connection; or it is
+            // closed. To close it at once would be simpler: but clients that give up come in thousands, and a new
+            // connection costs the server a process and both sides a key derivation.
             runtime.spawn(async move {
                 let undone = timeout(UNDO, sqlx::raw_sql("ROLLBACK").execute(&mut *conn)).await;
                 if !matches!(undone, Ok(Ok(_))) {

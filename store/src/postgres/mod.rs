@@ -12,7 +12,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 pub use conn::PgConn;
 pub use queue::Backend;
 use sqlx::{
-    Executor, PgPool,
+    Connection, Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::task::JoinHandle;
@@ -51,6 +51,9 @@ impl Default for Options {
 
 /// The store in a PostgreSQL database.
 pub type PostgresStore = SqlStore<PostgresEngine>;
+
+/// A connection that was idle for so long is asked whether it is still there.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// The engine.
 pub struct PostgresEngine {
@@ -99,6 +102,16 @@ impl PostgresStore {
         let pool = PgPoolOptions::new()
             .max_connections(options.connections)
             .acquire_timeout(options.patience)
+            // One that was used just now is there; to ask each time would double the ways to the server.
+            .test_before_acquire(false)
+            .before_acquire(|conn, used| {
+                Box::pin(async move {
+                    if used.idle_for >= IDLE {
+                        conn.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .after_connect(move |conn, _| {
                 let settings = Arc::clone(&settings);
                 Box::pin(async move {
