@@ -21,11 +21,12 @@ run: ## build and start the server, settings from the environment
 	@echo 'Starting it. Agents and API: $(or $(PATCHBAY_LISTEN),127.0.0.1:3001). Data: $(or $(PATCHBAY_DATA_DIR),./data). Ctrl-C stops it.'
 	@exec "$$CARGO_TARGET_DIR/debug/patchbay"
 
-test: ## all tests, those with foreign WebSocket clients too
-	@scripts/setup build interop
+test: ## all tests, those with foreign WebSocket clients and a browser too
+	@scripts/setup build interop browser
 	$(BUILD)
 	cargo test --workspace
 	tests/interop/run
+	tests/browser/run
 
 check: ## format, lints, dependency rules, chart
 	@scripts/setup build
