@@ -24,12 +24,13 @@ run: ## build and start the server, settings from the environment
 	@echo 'Starting it. Agents and API: $(or $(PATCHBAY_LISTEN),127.0.0.1:3001). Data: $(or $(PATCHBAY_DATA_DIR),./data). Ctrl-C stops it.'
 	@exec "$$CARGO_TARGET_DIR/debug/patchbay"
 
-test: ## all tests, those with foreign WebSocket clients too
-	@scripts/setup build interop services
+test: ## all tests, those with foreign WebSocket clients and a browser too
+	@scripts/setup build interop services browser
 	$(BUILD)
 	cargo test --workspace
 	PATCHBAY_TEST_ON=split cargo test --workspace --test it -- $(END_TO_END)
 	tests/interop/run
+	tests/browser/run
 
 check: ## format, lints, dependency rules, chart
 	@scripts/setup build

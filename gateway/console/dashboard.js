@@ -237,6 +237,8 @@ function draw(status) {
       tag.dataset.state = one.state;
       where.append(tag);
       row.append(rowHead(one.host ?? "removed host"), kind, where, age(one.since), age(one.created_at));
+      row.setAttribute("role", "row");
+      for (const cell of row.children) cell.setAttribute("role", cell.scope ? "rowheader" : "cell");
       return row;
     }),
   );

@@ -78,8 +78,11 @@ impl File {
             .flat_map(|value| value.split(','))
             .any(|tag| tag.trim().trim_start_matches("W/").as_bytes() == self.tag.as_bytes());
         let mut response = if has_it { StatusCode::NOT_MODIFIED.into_response() } else { self.whole() };
-        response.headers_mut().insert(ETAG, self.tag.clone());
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        let headers = response.headers_mut();
+        headers.insert(ETAG, self.tag.clone());
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // On a 304 too: a browser puts its headers in the place of those that it has.
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         response
     }
 
@@ -199,7 +202,9 @@ mod tests {
         let with = |value: Option<HeaderValue>| {
             let mut headers = HeaderMap::new();
             headers.extend(value.map(|value| (IF_NONE_MATCH, value)));
-            file.answer(&headers).status().as_u16()
+            let response = file.answer(&headers);
+            assert_eq!(response.headers()[CONTENT_SECURITY_POLICY], POLICY);
+            response.status().as_u16()
         };
         assert_eq!(with(None), 200);
         assert_eq!(with(Some(HeaderValue::from_static("\"another\""))), 200);
