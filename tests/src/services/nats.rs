@@ -66,6 +66,11 @@ impl NatsServer {
         self.dir.path()
     }
 
+    /// Its process, for reading its memory from /proc.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.lock().expect("lock").as_ref().map(Child::id)
+    }
+
     /// What it wrote into its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("nats.log")).unwrap_or_default()

@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tests::{
     admin::Admin,
     credentials::Credentials,
     server::Server,
-    services::postgres::{Database, Durability, Postgres},
+    services::{
+        nats::NatsServer,
+        postgres::{Database, Durability, Postgres},
+    },
 };
 use tokio::time::sleep;
 
@@ -23,8 +26,6 @@ use crate::process::Process;
 const PASSWORD: &str = "0123456789 bench";
 const SECRET: &str = "a secret of the benchmark, 32 bytes or more";
 const READY: Duration = Duration::from_secs(30);
-/// How a binary that lacks a role or an adapter says so.
-const NOT_YET: &str = "cannot use yet";
 /// bcrypt, cost 12, of a key that nobody has.
 const BCRYPT_12: &str = "$2b$12$LQv3c1yqBWVHxkd0LHAkCOYz6TtxMQJqhN8/LewdBPj4J/HS.iK9G";
 
@@ -66,8 +67,7 @@ struct Shared {
     /// Dropped before its server.
     database: Database,
     _postgres: Postgres,
-    nats: Process,
-    nats_url: String,
+    nats: NatsServer,
 }
 
 /// A combination in a folder of its own. Dropping it ends all of it.
@@ -84,25 +84,13 @@ impl Installation {
     pub async fn start(combination: Combination, binaries: &Path) -> anyhow::Result<Self> {
         let shared = match combination.processes.contains(&Role::Embedded) {
             true => None,
-            false => Some(Shared::start().await?),
+            false => Some(Shared::start().await),
         };
         let binary = binaries.join("patchbay");
         let mut installation =
             Self { combination, binary, folder: tempfile::tempdir()?, processes: Vec::new(), shared };
         installation.start_processes().await?;
         Ok(installation)
-    }
-
-    /// Why the binary does not have one of the roles, if it doesn't: then it says so and ends, whatever the settings.
-    pub fn refused(combination: Combination, binaries: &Path) -> anyhow::Result<Option<String>> {
-        for role in combination.processes {
-            let asked = Command::new(binaries.join("patchbay")).args(role.arguments()).env_clear().output()?;
-            let said = String::from_utf8_lossy(&asked.stderr);
-            if let Some(why) = said.lines().find(|line| line.contains(NOT_YET)) {
-                return Ok(Some(why.to_owned()));
-            }
-        }
-        Ok(None)
     }
 
     /// kill -9 of all processes of ours; what they share runs on.
@@ -135,7 +123,7 @@ impl Installation {
         if let Some(shared) = &self.shared {
             command.envs([
                 ("DATABASE_URL", shared.database.url()),
-                ("PATCHBAY_BUS_URL", shared.nats_url.clone()),
+                ("PATCHBAY_BUS_URL", shared.nats.url()),
                 ("PATCHBAY_SECRET", SECRET.to_owned()),
             ]);
         }
@@ -196,7 +184,7 @@ impl Installation {
 
     /// The bus's own process, where it has one.
     pub fn bus_pid(&self) -> Option<u32> {
-        self.shared.as_ref().map(|shared| shared.nats.pid())
+        self.shared.as_ref()?.nats.pid()
     }
 
     fn holders(&self) -> impl Iterator<Item = usize> {
@@ -213,13 +201,10 @@ impl Drop for Installation {
 }
 
 impl Shared {
-    async fn start() -> anyhow::Result<Self> {
+    async fn start() -> Self {
         let postgres = Postgres::start_own(Durability::Full).await;
         let database = postgres.database().await;
-        let host = address(9).to_string();
-        let nats = Process::start("nats-server", Command::new("nats-server").args(["-a", &host, "-p", "4222"]))
-            .context("`scripts/setup bench` brings it")?;
-        Ok(Self { database, _postgres: postgres, nats, nats_url: format!("nats://{host}:4222") })
+        Self { database, _postgres: postgres, nats: NatsServer::start() }
     }
 }
 
@@ -227,8 +212,8 @@ fn internal_url(index: usize) -> String {
     format!("http://{}:3002", address(index))
 }
 
-/// 127.97.0.0 to 127.98.255.255: by process, so that two benchmarks at once disturb each other's figures only.
+/// 127.230.0.0 to 127.239.255.255: by process, so that two benchmarks at once disturb each other's figures only.
 fn address(index: usize) -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 96 + u8::try_from(index).unwrap_or(0), high, low.clamp(1, 254))
+    Ipv4Addr::new(127, 230 + u8::try_from(index).unwrap_or(0), high, low.clamp(1, 254))
 }

@@ -12,12 +12,7 @@ mod measure;
 mod process;
 mod table;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::OnceLock,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, sync::OnceLock, time::Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -126,7 +121,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         results.embedded = kept(measure::patchbay(installation::EMBEDDED, &binaries, agents).await, &mut failed);
     }
     if wanted(Part::Spread) {
-        results.spread = kept(spread(&binaries, agents).await, &mut failed).flatten();
+        results.spread = kept(measure::patchbay(installation::SPREAD, &binaries, agents).await, &mut failed);
     }
     if wanted(Part::Floor) {
         results.floor = kept(beside::floor(&binaries, agents).await, &mut failed);
@@ -156,17 +151,6 @@ fn kept<T>(measured: anyhow::Result<T>, failed: &mut Vec<String>) -> Option<T> {
         .inspect_err(|error| note(&format!("failed: {error:#}")))
         .map_err(|error| failed.push(format!("{error:#}")))
         .ok()
-}
-
-/// A binary that does not know the roles yet has the rest measured all the same.
-async fn spread(binaries: &Path, agents: usize) -> anyhow::Result<Option<Patchbay>> {
-    match installation::Installation::refused(installation::SPREAD, binaries)? {
-        Some(why) => {
-            note(&format!("NATS + PostgreSQL is left out: {why}"));
-            Ok(None)
-        }
-        None => Ok(Some(measure::patchbay(installation::SPREAD, binaries, agents).await?)),
-    }
 }
 
 /// Each agent holds a socket.
