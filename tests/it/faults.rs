@@ -15,12 +15,15 @@ mod truth;
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use fault::Fault;
 use trial::Trial;
 
 const AGENTS: usize = 100;
+
+/// One town at a time: each is eight processes and a fleet.
+static ONE: Mutex<()> = Mutex::const_new(());
 
 /// How long outages last.
 fn outage() -> Duration {
@@ -29,6 +32,7 @@ fn outage() -> Duration {
 }
 
 async fn each(seed: u64, faults: &[Fault]) {
+    let _one = ONE.lock().await;
     let mut trial = Trial::start(AGENTS, seed).await;
     for fault in faults {
         trial.run(&[*fault]).await;
@@ -71,6 +75,7 @@ async fn nothing_is_lost_when_things_happen_two_at_a_time() {
     };
     let (length, seed) = (number("PATCHBAY_CHAOS_SECS", 20), number("PATCHBAY_CHAOS_SEED", 7));
     println!("PATCHBAY_CHAOS_SECS={length} PATCHBAY_CHAOS_SEED={seed}");
+    let _one = ONE.lock().await;
     let mut dice = StdRng::seed_from_u64(seed);
     let mut trial = Trial::start(AGENTS, seed.wrapping_mul(10_000)).await;
     let end = Instant::now() + Duration::from_secs(length);

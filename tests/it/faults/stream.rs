@@ -17,9 +17,9 @@ use tokio::{
 use super::town::Town;
 
 /// A second.
-const RATE: u32 = 20;
+const RATE: u32 = 12;
 /// Requests that are not answered yet; more are not made.
-const UNDER_WAY: usize = 64;
+const UNDER_WAY: usize = 32;
 /// For one answer.
 const ANSWER: Duration = Duration::from_secs(5);
 /// For one request, however often it is sent. Outlasts the longest outage.

@@ -35,8 +35,7 @@ pub struct Town {
     pub hosts: Vec<Credentials>,
     pub net: Proxy,
     pub nats: NatsServer,
-    /// Removed when dropped.
-    _database: Database,
+    database: Database,
     pub postgres: Postgres,
 }
 
@@ -55,7 +54,7 @@ impl Town {
                 ("PATCHBAY_BUS_URL", bus),
                 ("PATCHBAY_BUS_PREFIX", "town".to_owned()),
                 ("PATCHBAY_SECRET", "a-secret-that-all-parts-of-one-town-share".to_owned()),
-                ("PATCHBAY_DB_CONNECTIONS", "8".to_owned()),
+                ("PATCHBAY_DB_CONNECTIONS", "16".to_owned()),
                 ("PATCHBAY_DRAIN_SECS", "0".to_owned()),
             ];
             all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -81,7 +80,7 @@ impl Town {
         let target = Server::parse(&balancer.url()).unwrap();
         let fleet = Fleet::start(target, configs, Some(200.0), FrameLog::in_memory());
         fleet.all_connected(PATIENCE).await.unwrap();
-        Self { fleet, balancer, gateways, workers, admins, hosts, net, nats, _database: database, postgres }
+        Self { fleet, balancer, gateways, workers, admins, hosts, net, nats, database, postgres }
     }
 
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
@@ -109,6 +108,13 @@ impl Town {
             self.fleet.log().select(|event| matches!(event.what, What::Connected { .. } | What::Disconnected { .. }));
         let state = |event: &tests::log::Event| (event.conn, matches!(event.what, What::Connected { .. }));
         moves.iter().map(|event| (event.agent.to_string(), state(event))).collect()
+    }
+
+    /// What the database is at, for a test that fails.
+    pub fn activity(&self) -> String {
+        let sql = "SELECT pid, state, wait_event_type, wait_event, now() - xact_start AS open, pg_blocking_pids(pid), \
+                   left(query, 120) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'";
+        self.database.superuser(sql).unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// Everything starts again on what is there, so much later by the store's clock.

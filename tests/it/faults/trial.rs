@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     fault::{Fault, happen},
@@ -12,8 +12,8 @@ use super::{
 };
 
 /// Accepted before the fault begins, and after it has ended.
-const BEFORE: usize = 25;
-const AFTER: usize = 25;
+const BEFORE: usize = 20;
+const AFTER: usize = 20;
 
 /// A town, and everything that it was asked for.
 pub struct Trial {
@@ -29,8 +29,15 @@ impl Trial {
     pub async fn start(agents: usize, seed: u64) -> Self {
         let mut trial =
             Self { town: Town::start(agents).await, seed, ids: Vec::new(), lines: Vec::new(), wrong: Vec::new() };
+        let kinds = [("report_now", json!({})), ("settings_update", json!({"update_interval": 15}))];
+        for (kind, payload) in kinds.into_iter().chain([("compliance_scan", json!({}))]) {
+            let body = json!({"kind": kind, "all": true, "payload": payload});
+            let answer = trial.town.admins[0].post("/commands", &body).await.unwrap().ok().unwrap();
+            let ids = answer["commands"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned());
+            trial.ids.extend(ids);
+        }
         let stream = trial.stream();
-        stream.accepted(200).await;
+        stream.accepted(60).await;
         let asked = stream.stop().await;
         trial.ids.extend(asked.ids);
         trial.wrong.extend(asked.wrong);

@@ -29,31 +29,27 @@ pub const MEMORY_RATIO: f64 = 1.2;
 
 /// Waits until both gateways say of each host whether its socket is open, as the bus answers. Says how long that took.
 pub async fn presence(town: &Town) -> Duration {
-    within(town, PRESENCE, "presence", async |town| {
-        let asked: Vec<_> =
-            town.admins.iter().flat_map(|admin| town.hosts.iter().map(move |h| (admin, &h.api_id))).collect();
-        let answers = stream::iter(asked).map(|(admin, api_id)| async move {
-            let answer = get(admin, &format!("/ws/status/{api_id}")).await;
-            (api_id.clone(), answer.map(|answer| answer["data"]["connected"] == true))
+    within(town, PRESENCE, "presence", async |open| {
+        let asked = open.iter().map(|(gateway, api_id)| async move {
+            let answer = get(&town.admins[*gateway], &format!("/ws/status/{api_id}")).await;
+            answer.map(|answer| answer["data"]["connected"] == true)
         });
-        answers.buffer_unordered(16).collect::<Vec<_>>().await
+        stream::iter(asked.collect::<Vec<_>>()).buffered(4).collect().await
     })
     .await
 }
 
 /// The same of the hints that lists read.
 pub async fn hints(town: &Town) -> Duration {
-    within(town, HINTS, "hints", async |town| {
-        let mut told = Vec::new();
+    within(town, HINTS, "hints", async |open| {
+        let mut lists = Vec::new();
         for admin in &town.admins {
-            let list = get(admin, "/hosts?limit=1000").await;
-            let items = list.as_ref().and_then(|list| list["items"].as_array()).map_or(&[][..], Vec::as_slice);
-            let known: HashMap<_, _> = items.iter().map(|item| (item["api_id"].as_str(), &item["connected"])).collect();
-            told.extend(town.hosts.iter().map(|host| {
-                (host.api_id.clone(), known.get(&Some(host.api_id.as_str())).map(|connected| **connected == true))
-            }));
+            let list = get(admin, "/hosts?limit=1000").await.unwrap_or_default();
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let told = |item: &Value| Some((item["api_id"].as_str()?.to_owned(), item["connected"].as_bool()?));
+            lists.push(items.iter().filter_map(told).collect::<HashMap<_, _>>());
         }
-        told
+        open.iter().map(|(gateway, api_id)| lists[*gateway].get(api_id).copied()).collect()
     })
     .await
 }
@@ -63,39 +59,44 @@ async fn get(admin: &Admin, path: &str) -> Option<Value> {
     request.send().await.ok()?.error_for_status().ok()?.json().await.ok()
 }
 
-/// Asks until all answers fit what the hosts know, before and after; counts to the start of the round in which they did.
+/// Asks each gateway about each host until its answer fits what the host itself knows, before and after. Counts to the
+/// start of the round in which the last one did.
 async fn within(
     town: &Town,
     patience: Duration,
     what: &str,
-    ask: impl AsyncFn(&Town) -> Vec<(String, Option<bool>)>,
+    ask: impl AsyncFn(&[(usize, String)]) -> Vec<Option<bool>>,
 ) -> Duration {
     let began = Instant::now();
+    let hosts = || town.hosts.iter().map(|host| host.api_id.clone());
+    let mut open: Vec<_> =
+        (0..town.admins.len()).flat_map(|gateway| hosts().map(move |host| (gateway, host))).collect();
     loop {
         let round = began.elapsed();
         let before = town.sockets();
-        let told = ask(town).await;
+        let told = ask(&open).await;
         let after = town.sockets();
-        let untrue = untrue(&before, &told, &after);
+        let answers = open.into_iter().zip(told);
+        let untrue: Vec<_> = answers.filter(|((_, api_id), told)| !fits(&before, api_id, *told, &after)).collect();
         if untrue.is_empty() {
             return round;
         }
-        assert!(began.elapsed() < patience, "{what} is not true after {patience:?}: {}", untrue.join(", "));
-        sleep(Duration::from_millis(50)).await;
+        let (first, took) = (&untrue[0], began.elapsed() - round);
+        println!("{what} after {round:.1?}: {} are not true in a round of {took:.1?}, as {first:?}", untrue.len());
+        assert!(
+            began.elapsed() < patience,
+            "{what} is not true after {patience:?}: told {untrue:?}, is {after:?}\n{}",
+            town.activity()
+        );
+        open = untrue.into_iter().map(|(asked, _)| asked).collect();
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
-fn untrue(before: &Sockets, told: &[(String, Option<bool>)], after: &Sockets) -> Vec<String> {
-    let wrong = |(api_id, told): &(String, Option<bool>)| {
-        let (was, is) = (before.get(api_id), after.get(api_id));
-        match (was, told) {
-            // Who moved meanwhile is looked at in the next round.
-            _ if was != is => Some(format!("{api_id} moves")),
-            (Some((_, open)), Some(told)) if open == told => None,
-            _ => Some(format!("{api_id}: told {told:?}, is {is:?}")),
-        }
-    };
-    told.iter().filter_map(wrong).collect()
+/// Who moved meanwhile is looked at in the next round.
+fn fits(before: &Sockets, api_id: &str, told: Option<bool>, after: &Sockets) -> bool {
+    let (was, is) = (before.get(api_id), after.get(api_id));
+    was == is && told == Some(is.is_some_and(|(_, open)| *open))
 }
 
 /// How often agents lost their socket since an event of the log.
