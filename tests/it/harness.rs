@@ -326,7 +326,7 @@ impl Drop for Server {
 }
 
 /// Beside this test's own executable, where cargo builds all of the workspace: target/<profile>/patchbay.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("PATCHBAY_BIN") {
         return path.into();
     }
@@ -337,7 +337,7 @@ fn binary() -> PathBuf {
 }
 
 /// 127.100.0.0 to 127.227.255.255: by process and by server, so that nobody meets another one's port.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static STARTED: AtomicU8 = AtomicU8::new(0);
     let number = STARTED.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -346,12 +346,12 @@ fn own_address() -> Ipv4Addr {
 
 /// The lines that a process printed.
 #[derive(Clone, Default)]
-struct Logs {
+pub struct Logs {
     lines: Arc<(Mutex<Vec<String>>, Condvar)>,
 }
 
 impl Logs {
-    fn follow(&self, stream: impl Read + Send + 'static) {
+    pub fn follow(&self, stream: impl Read + Send + 'static) {
         let lines = self.lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -368,7 +368,7 @@ impl Logs {
         find(&lines).unwrap_or_else(|| panic!("no {text:?} in the log within {timeout:?}\n{}", tail(&lines)))
     }
 
-    fn tail(&self) -> String {
+    pub fn tail(&self) -> String {
         tail(&self.lines.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

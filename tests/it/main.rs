@@ -11,6 +11,7 @@ mod contract;
 #[allow(dead_code, reason = "each suite takes what it needs")]
 mod database;
 mod events;
+mod faults;
 #[allow(dead_code, reason = "each suite takes what it needs")]
 mod harness;
 mod interleavings;

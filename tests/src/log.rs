@@ -123,6 +123,11 @@ impl FrameLog {
         self.shared.inner.lock().counts.clone()
     }
 
+    /// The number of the last event so far.
+    pub fn last(&self) -> u64 {
+        self.shared.inner.lock().seq
+    }
+
     /// A copy of all events so far.
     pub fn events(&self) -> Vec<Event> {
         self.shared.inner.lock().events.clone()

@@ -1,0 +1,153 @@
+//! Two gateways, two workers, a NATS and a PostgreSQL of their own, and a fleet that reaches both gateways through a
+//! balancer. Gateway 2 has a network of its own towards NATS.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::Value;
+use tests::{
+    admin::Admin,
+    credentials::Credentials,
+    fleet::Fleet,
+    generation::Generation,
+    log::{FrameLog, What},
+    server::Server,
+    services::{
+        nats::NatsServer,
+        postgres::{Database, Durability, Postgres},
+        proxy::Proxy,
+    },
+    timing::Timing,
+};
+
+use super::{balancer::Balancer, part::Part};
+use crate::{
+    commands::scene::{PATIENCE, quiet_scanning, timed},
+    harness::PASSWORD,
+};
+
+/// Dropped in this order: who uses a thing goes before it.
+pub struct Town {
+    pub fleet: Fleet,
+    pub balancer: Balancer,
+    pub gateways: Vec<Part>,
+    pub workers: Vec<Part>,
+    pub admins: Vec<Admin>,
+    pub hosts: Vec<Credentials>,
+    pub net: Proxy,
+    pub nats: NatsServer,
+    database: Database,
+    pub postgres: Postgres,
+}
+
+/// What an agent does at one moment: which connection it has, if one is open.
+pub type Sockets = HashMap<String, (u32, bool)>;
+
+impl Town {
+    /// Everything runs, and all agents are connected.
+    pub async fn start(agents: usize) -> Self {
+        let (postgres, nats) = (Postgres::start_own(Durability::Full).await, NatsServer::start());
+        let database = postgres.database().await;
+        let net = Proxy::start(nats.address()).await.unwrap();
+        let env = |bus: String| -> Vec<(String, String)> {
+            let all = [
+                ("DATABASE_URL", database.url()),
+                ("PATCHBAY_BUS_URL", bus),
+                ("PATCHBAY_BUS_PREFIX", "town".to_owned()),
+                ("PATCHBAY_SECRET", "a-secret-that-all-parts-of-one-town-share".to_owned()),
+                ("PATCHBAY_DB_CONNECTIONS", "16".to_owned()),
+                ("PATCHBAY_DRAIN_SECS", "0".to_owned()),
+            ];
+            all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        };
+        let own = format!("nats://{}", net.address());
+        let mut gateways: Vec<_> = [nats.url(), own]
+            .into_iter()
+            .enumerate()
+            .map(|(number, bus)| Part::prepare("gateway", number, env(bus)))
+            .collect();
+        let mut workers: Vec<_> = (0..2).map(|number| Part::prepare("worker", number, env(nats.url()))).collect();
+        for part in gateways.iter_mut().chain(&mut workers) {
+            part.spawn();
+        }
+        for part in gateways.iter_mut().chain(&mut workers) {
+            part.ready().await;
+        }
+        let balancer = Balancer::start(gateways.iter().map(Part::address)).await;
+        let admins = login(&gateways).await;
+        let names: Vec<_> = (1..=agents).map(|number| format!("host-{number}")).collect();
+        let hosts = admins[0].add_hosts(&names).await.unwrap();
+        let configs = timed(&quiet_scanning(Duration::from_millis(600)), &hosts, alert);
+        let target = Server::parse(&balancer.url()).unwrap();
+        let fleet = Fleet::start(target, configs, Some(200.0), FrameLog::in_memory());
+        fleet.all_connected(PATIENCE).await.unwrap();
+        Self { fleet, balancer, gateways, workers, admins, hosts, net, nats, database, postgres }
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.gateways.iter().chain(&self.workers)
+    }
+
+    /// All rows there are, as a gateway lists them, oldest first.
+    pub async fn rows(&self) -> Vec<Value> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.admins[0].get(&format!("/commands?limit=1000{cursor}")).await.unwrap().ok().unwrap();
+            rows.extend(page["items"].as_array().unwrap().iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        rows.reverse();
+        rows
+    }
+
+    /// Whose socket is open now, as the hosts know it.
+    pub fn sockets(&self) -> Sockets {
+        let moves =
+            self.fleet.log().select(|event| matches!(event.what, What::Connected { .. } | What::Disconnected { .. }));
+        let state = |event: &tests::log::Event| (event.conn, matches!(event.what, What::Connected { .. }));
+        moves.iter().map(|event| (event.agent.to_string(), state(event))).collect()
+    }
+
+    /// What the database is at, for a test that fails.
+    pub fn activity(&self) -> String {
+        let sql = "SELECT pid, state, wait_event_type, wait_event, now() - xact_start AS open, pg_blocking_pids(pid), \
+                   left(query, 120) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'";
+        self.database.superuser(sql).unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    /// Everything starts again on what is there, so much later by the store's clock.
+    pub async fn later(&mut self, later: Duration) {
+        for part in self.gateways.iter_mut().chain(&mut self.workers) {
+            part.kill();
+            part.set_env("PATCHBAY_TEST_CLOCK_AHEAD_MS", &later.as_millis().to_string());
+            part.spawn();
+        }
+        for part in self.gateways.iter_mut().chain(&mut self.workers) {
+            part.ready().await;
+        }
+        self.admins = login(&self.gateways).await;
+        self.fleet.all_connected(PATIENCE).await.unwrap();
+    }
+}
+
+async fn login(gateways: &[Part]) -> Vec<Admin> {
+    let mut admins = Vec::new();
+    for gateway in gateways {
+        admins.push(Admin::login(&gateway.url(), "admin", PASSWORD).await.unwrap());
+    }
+    admins
+}
+
+/// Agents that notice within seconds that nobody is there, and try a post for six seconds (protocol 6-10).
+fn alert(timing: &mut Timing) {
+    let real = Timing::real(Generation::V1);
+    timing.http_retry = real.http_retry;
+    timing.inbox_wait = real.inbox_wait;
+    timing.backoff_unit = Duration::from_millis(50);
+    timing.ping_interval = Duration::from_secs(1);
+    timing.read_deadline = Duration::from_secs(5);
+    timing.handshake = Duration::from_secs(3);
+    timing.http_timeout = Duration::from_secs(5);
+}

@@ -1,0 +1,186 @@
+//! What must be true once a fault is over, by the hosts' own log and the rows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use tests::{
+    admin::Admin,
+    log::{Event, What},
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    part::Part,
+    town::{Sockets, Town},
+};
+use crate::commands::claims;
+
+/// Five times what is promised: a test looks whether it holds, and the table says how long it took.
+const PRESENCE: Duration = Duration::from_secs(5 * 2);
+const HINTS: Duration = Duration::from_secs(5 * 15);
+/// A scan whose frame got lost is sent again a minute after its agent is back, and the stream may have a few in a row.
+const SETTLED: Duration = Duration::from_secs(180);
+const MEMORY: Duration = Duration::from_secs(60);
+pub const MEMORY_RATIO: f64 = 1.2;
+
+/// Waits until both gateways say of each host whether its socket is open, as the bus answers. Says how long that took.
+pub async fn presence(town: &Town) -> Duration {
+    within(town, PRESENCE, "presence", async |open| {
+        let asked = open.iter().map(|(gateway, api_id)| async move {
+            let answer = get(&town.admins[*gateway], &format!("/ws/status/{api_id}")).await;
+            answer.map(|answer| answer["data"]["connected"] == true)
+        });
+        stream::iter(asked.collect::<Vec<_>>()).buffered(4).collect().await
+    })
+    .await
+}
+
+/// The same of the hints that lists read.
+pub async fn hints(town: &Town) -> Duration {
+    within(town, HINTS, "hints", async |open| {
+        let mut lists = Vec::new();
+        for admin in &town.admins {
+            let list = get(admin, "/hosts?limit=1000").await.unwrap_or_default();
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let told = |item: &Value| Some((item["api_id"].as_str()?.to_owned(), item["connected"].as_bool()?));
+            lists.push(items.iter().filter_map(told).collect::<HashMap<_, _>>());
+        }
+        open.iter().map(|(gateway, api_id)| lists[*gateway].get(api_id).copied()).collect()
+    })
+    .await
+}
+
+async fn get(admin: &Admin, path: &str) -> Option<Value> {
+    let request = admin.request(reqwest::Method::GET, path).timeout(Duration::from_secs(5));
+    request.send().await.ok()?.error_for_status().ok()?.json().await.ok()
+}
+
+/// Asks each gateway about each host until its answer fits what the host itself knows, before and after. Counts to the
+/// start of the round in which the last one did.
+async fn within(
+    town: &Town,
+    patience: Duration,
+    what: &str,
+    ask: impl AsyncFn(&[(usize, String)]) -> Vec<Option<bool>>,
+) -> Duration {
+    let began = Instant::now();
+    let hosts = || town.hosts.iter().map(|host| host.api_id.clone());
+    let mut open: Vec<_> =
+        (0..town.admins.len()).flat_map(|gateway| hosts().map(move |host| (gateway, host))).collect();
+    loop {
+        let round = began.elapsed();
+        let before = town.sockets();
+        let told = ask(&open).await;
+        let after = town.sockets();
+        let answers = open.into_iter().zip(told);
+        let untrue: Vec<_> = answers.filter(|((_, api_id), told)| !fits(&before, api_id, *told, &after)).collect();
+        if untrue.is_empty() {
+            return round;
+        }
+        let (first, took) = (&untrue[0], began.elapsed() - round);
+        println!("{what} after {round:.1?}: {} are not true in a round of {took:.1?}, as {first:?}", untrue.len());
+        assert!(
+            began.elapsed() < patience,
+            "{what} is not true after {patience:?}: told {untrue:?}, is {after:?}\n{}",
+            town.activity()
+        );
+        open = untrue.into_iter().map(|(asked, _)| asked).collect();
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Who moved meanwhile is looked at in the next round.
+fn fits(before: &Sockets, api_id: &str, told: Option<bool>, after: &Sockets) -> bool {
+    let (was, is) = (before.get(api_id), after.get(api_id));
+    was == is && told == Some(is.is_some_and(|(_, open)| *open))
+}
+
+/// How often agents lost their socket since an event of the log.
+pub fn losses(town: &Town, since: u64) -> usize {
+    let lost = |event: &Event| event.seq > since && matches!(event.what, What::Disconnected { .. });
+    town.fleet.log().select(lost).len()
+}
+
+/// Waits until all rows are final, but those whose host has given up to tell its deed: they stay open until their
+/// silence is over.
+pub async fn settled(town: &Town) -> Vec<Value> {
+    let (deadline, mut fewest, mut moved) = (Instant::now() + SETTLED, usize::MAX, Instant::now());
+    loop {
+        let rows = town.rows().await;
+        let open: Vec<_> = rows.iter().filter(|row| row["final"] == false).collect();
+        if open.len() < fewest {
+            (fewest, moved) = (open.len(), Instant::now());
+        }
+        let silent: HashSet<_> = town.fleet.log().select(gave_up).into_iter().map(|event| event.agent).collect();
+        let excused = |row: &&Value| {
+            let host = town.hosts.iter().find(|host| row["host_id"] == host.id.as_str()).unwrap();
+            silent.contains(host.api_id.as_str())
+        };
+        if open.is_empty() || (open.iter().all(excused) && moved.elapsed() > Duration::from_secs(5)) {
+            return rows;
+        }
+        let stuck: Vec<_> = open.iter().filter(|row| !excused(row)).collect();
+        assert!(Instant::now() < deadline, "open, though their hosts told all: {stuck:?}\n{}", town.fleet.counts());
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// A post that found no server four times, or one that would not have it: neither is tried again (protocol 6-10).
+fn gave_up(event: &Event) -> bool {
+    match &event.what {
+        What::Http { method: "POST", status: None, attempt, .. } => *attempt == 4,
+        What::Http { method: "POST", status: Some(status), .. } => *status != 200,
+        _ => false,
+    }
+}
+
+/// What the rows say and the hosts don't bear out: duplicates, and all others.
+pub fn contradictions(town: &Town, rows: &[Value]) -> (Vec<String>, Vec<String>) {
+    let wrong = claims::contradictions(&town.fleet.log().events(), &town.hosts, rows);
+    wrong.into_iter().partition(|wrong| wrong.contains(" times on connection "))
+}
+
+/// Accepted and not there.
+pub fn lost<'a>(ids: impl IntoIterator<Item = &'a String>, rows: &[Value]) -> Vec<String> {
+    let there: HashSet<_> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
+    ids.into_iter().filter(|id| !there.contains(id.as_str())).map(|id| format!("{id}: accepted and lost")).collect()
+}
+
+/// Each host has applied what its owner wants.
+pub async fn settings(town: &Town) -> Vec<String> {
+    let list = town.admins[0].get("/hosts?limit=1000").await.unwrap().ok().unwrap();
+    let mut wrong = Vec::new();
+    for item in list["items"].as_array().unwrap() {
+        let agent = town.fleet.agent(item["api_id"].as_str().unwrap()).unwrap();
+        if item["update_interval"] != agent.update_interval() {
+            let (name, has, wanted) = (&item["name"], agent.update_interval(), &item["update_interval"]);
+            wrong.push(format!("{name} has the interval {has}, not {wanted}"));
+        }
+    }
+    wrong
+}
+
+/// Memory of each process, by pid.
+pub fn memory(town: &Town) -> HashMap<u32, u64> {
+    town.parts().filter_map(|part| Some((part.pid()?, part.rss()?))).collect()
+}
+
+/// Waits until whoever lived through it has its memory back; the highest ratio, and whose. None: nobody did.
+pub async fn memory_back(town: &Town, before: &HashMap<u32, u64>) -> Option<(f64, String)> {
+    let deadline = Instant::now() + MEMORY;
+    loop {
+        let ratio = |part: &Part| {
+            let (now, before) = (part.rss()?, *before.get(&part.pid()?)?);
+            Some((now as f64 / before as f64, part.name.clone()))
+        };
+        let worst = town.parts().filter_map(ratio).max_by(|a, b| a.0.total_cmp(&b.0))?;
+        if worst.0 <= MEMORY_RATIO || Instant::now() >= deadline {
+            return Some(worst);
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
