@@ -151,7 +151,7 @@ async fn the_longest_running_worker_reports_until_it_is_silent(world: World) {
     assert!(world.store.beat(&young).await.unwrap());
     assert_eq!(standing(&world).await.workers.len(), 2);
     world.advance(REPORTS_MS);
-    assert_eq!(standing(&world).await.workers, [young.clone()]);
+    assert_eq!(standing(&world).await.workers, std::slice::from_ref(&young));
     // Stopped and continued, it is the longest running again, and the only one that reports.
     assert!(world.store.beat(&old).await.unwrap());
     assert!(!world.store.beat(&young).await.unwrap());
