@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench demo fmt
+.PHONY: help run test check bench chaos demo fmt
 
 # Where cargo puts what it builds; our own downloads go beside it.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -43,6 +43,11 @@ bench: ## measure against the figures in docs/performance.md
 	@scripts/setup build bench
 	$(BUILD) --release
 	"$$CARGO_TARGET_DIR/release/bench" $(ARGS)
+
+chaos: ## faults at random, two at a time: ARGS='--secs 60 --seed 7'
+	@scripts/setup build services
+	$(BUILD)
+	scripts/chaos $(ARGS)
 
 demo: ## 500 simulated agents against a server that already runs
 	@scripts/setup build

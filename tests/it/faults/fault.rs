@@ -109,14 +109,15 @@ impl Fault {
     }
 }
 
-/// All of them at once, until what died runs again.
-pub async fn happen(town: &mut Town, faults: &[Fault]) {
+/// All of them at once, until what died runs again. Gives the number of the last thing that the hosts saw before the end.
+pub async fn happen(town: &mut Town, faults: &[Fault]) -> u64 {
     for fault in faults {
         fault.begin(town).await;
     }
     for fault in faults {
         fault.hold(town).await;
     }
+    let last = town.fleet.log().last();
     let (services, processes): (Vec<Fault>, Vec<Fault>) =
         faults.iter().copied().partition(|fault| fault.is_of_a_service());
     for fault in services.iter().chain(&processes) {
@@ -125,6 +126,7 @@ pub async fn happen(town: &mut Town, faults: &[Fault]) {
     for fault in processes {
         fault.ready(town).await;
     }
+    last
 }
 
 /// Waits until nobody is at a frozen gateway any more. First its agents dial into it in vain: its kernel still takes

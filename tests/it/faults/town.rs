@@ -54,7 +54,7 @@ impl Town {
                 ("PATCHBAY_BUS_URL", bus),
                 ("PATCHBAY_BUS_PREFIX", "town".to_owned()),
                 ("PATCHBAY_SECRET", "a-secret-that-all-parts-of-one-town-share".to_owned()),
-                ("PATCHBAY_DB_CONNECTIONS", "16".to_owned()),
+                ("PATCHBAY_DB_CONNECTIONS", "6".to_owned()),
                 ("PATCHBAY_DRAIN_SECS", "0".to_owned()),
             ];
             all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -55,7 +55,7 @@ pub async fn hints(town: &Town) -> Duration {
 }
 
 async fn get(admin: &Admin, path: &str) -> Option<Value> {
-    let request = admin.request(reqwest::Method::GET, path).timeout(Duration::from_secs(5));
+    let request = admin.request(reqwest::Method::GET, path).timeout(Duration::from_secs(3));
     request.send().await.ok()?.error_for_status().ok()?.json().await.ok()
 }
 
@@ -85,7 +85,9 @@ async fn within(
         println!("{what} after {round:.1?}: {} are not true in a round of {took:.1?}, as {first:?}", untrue.len());
         assert!(
             began.elapsed() < patience,
-            "{what} is not true after {patience:?}: told {untrue:?}, is {after:?}\n{}",
+            "{what} is not true after {patience:?}: {} are not, as {:?}\n{}",
+            untrue.len(),
+            untrue[0],
             town.activity()
         );
         open = untrue.into_iter().map(|(asked, _)| asked).collect();
