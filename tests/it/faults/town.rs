@@ -18,6 +18,7 @@ use tests::{
     },
     timing::Timing,
 };
+use tokio::time::{Instant, sleep};
 
 use super::{balancer::Balancer, part::Part};
 use crate::{
@@ -108,6 +109,19 @@ impl Town {
             self.fleet.log().select(|event| matches!(event.what, What::Connected { .. } | What::Disconnected { .. }));
         let state = |event: &tests::log::Event| (event.conn, matches!(event.what, What::Connected { .. }));
         moves.iter().map(|event| (event.agent.to_string(), state(event))).collect()
+    }
+
+    /// Waits until each gateway has answered from the store: a database that was killed takes connections long before it has
+    /// given one to everybody who waits.
+    pub async fn answers(&self) {
+        let began = Instant::now();
+        for admin in &self.admins {
+            while !matches!(admin.get("/hosts?limit=1").await, Ok(answer) if answer.status.is_success()) {
+                assert!(began.elapsed() < PATIENCE, "no answer from the store\n{}", self.activity());
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        println!("both gateways answer from the store {:.1?} after it took connections", began.elapsed());
     }
 
     /// What the database is at, for a test that fails.
