@@ -81,8 +81,15 @@ async fn within(
         if untrue.is_empty() {
             return round;
         }
-        let (first, took) = (&untrue[0], began.elapsed() - round);
-        println!("{what} after {round:.1?}: {} are not true in a round of {took:.1?}, as {first:?}", untrue.len());
+        let (((gateway, api_id), told), took) = (&untrue[0], began.elapsed() - round);
+        println!(
+            "{what} after {round:.1?}: {} are not true in a round of {took:.1?}, as {api_id} by gateway {}: told {told:?}, \
+             was {:?}, is {:?}",
+            untrue.len(),
+            gateway + 1,
+            before.get(api_id),
+            after.get(api_id),
+        );
         assert!(
             began.elapsed() < patience,
             "{what} is not true after {patience:?}: {} are not, as {:?}\n{}",
