@@ -104,6 +104,7 @@ impl Fault {
         match self {
             Self::GatewayDies(number) => town.gateways[number].ready().await,
             Self::WorkerDies(number) => town.workers[number].ready().await,
+            Self::StoreAway(_) => town.answers().await,
             _ => {}
         }
     }
@@ -123,7 +124,7 @@ pub async fn happen(town: &mut Town, faults: &[Fault]) -> u64 {
     for fault in services.iter().chain(&processes) {
         fault.end(town).await;
     }
-    for fault in processes {
+    for fault in faults {
         fault.ready(town).await;
     }
     last

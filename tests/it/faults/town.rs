@@ -9,7 +9,7 @@ use tests::{
     credentials::Credentials,
     fleet::Fleet,
     generation::Generation,
-    log::{FrameLog, What},
+    log::{Event, FrameLog, What},
     server::Server,
     services::{
         nats::NatsServer,
@@ -18,6 +18,7 @@ use tests::{
     },
     timing::Timing,
 };
+use tokio::time::{Instant, sleep};
 
 use super::{balancer::Balancer, part::Part};
 use crate::{
@@ -39,8 +40,8 @@ pub struct Town {
     pub postgres: Postgres,
 }
 
-/// What an agent does at one moment: which connection it has, if one is open.
-pub type Sockets = HashMap<String, (u32, bool)>;
+/// An agent's last connection, and whether it is open.
+pub type Socket = (u32, bool);
 
 impl Town {
     /// Everything runs, and all agents are connected.
@@ -103,11 +104,28 @@ impl Town {
     }
 
     /// Whose socket is open now, as the hosts know it.
-    pub fn sockets(&self) -> Sockets {
-        let moves =
-            self.fleet.log().select(|event| matches!(event.what, What::Connected { .. } | What::Disconnected { .. }));
-        let state = |event: &tests::log::Event| (event.conn, matches!(event.what, What::Connected { .. }));
-        moves.iter().map(|event| (event.agent.to_string(), state(event))).collect()
+    pub fn sockets(&self) -> HashMap<String, Socket> {
+        let moves = self.fleet.log().select(|event| socket_of(event).is_some());
+        moves.iter().filter_map(|event| Some((event.agent.to_string(), socket_of(event)?))).collect()
+    }
+
+    /// The same of one host.
+    pub fn socket(&self, api_id: &str) -> Option<Socket> {
+        let moves = self.fleet.log().select(|event| &*event.agent == api_id && socket_of(event).is_some());
+        moves.last().and_then(socket_of)
+    }
+
+    /// Waits until each gateway has answered from the store: a database that was killed takes connections long before it has
+    /// given one to everybody who waits.
+    pub async fn answers(&self) {
+        let began = Instant::now();
+        for admin in &self.admins {
+            while !matches!(admin.get("/hosts?limit=1").await, Ok(answer) if answer.status.is_success()) {
+                assert!(began.elapsed() < PATIENCE, "no answer from the store\n{}", self.activity());
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        println!("both gateways answer from the store {:.1?} after it took connections", began.elapsed());
     }
 
     /// What the database is at, for a test that fails.
@@ -129,6 +147,14 @@ impl Town {
         }
         self.admins = login(&self.gateways).await;
         self.fleet.all_connected(PATIENCE).await.unwrap();
+    }
+}
+
+fn socket_of(event: &Event) -> Option<Socket> {
+    match event.what {
+        What::Connected { .. } => Some((event.conn, true)),
+        What::Disconnected { .. } => Some((event.conn, false)),
+        _ => None,
     }
 }
 

@@ -60,6 +60,7 @@ impl Trial {
         stream.accepted(BEFORE).await;
         let last = happen(&mut self.town, faults).await;
         let accepted = stream.count();
+        println!("at the end of the fault: {}", self.town.fleet.counts());
         let (presence, hints) = tokio::join!(truth::presence(&self.town), truth::hints(&self.town));
         stream.accepted(accepted + AFTER).await;
         let asked = stream.stop().await;
