@@ -8,6 +8,7 @@ mod auth;
 mod cli;
 mod commands;
 mod contract;
+mod dashboard;
 #[allow(dead_code, reason = "each suite takes what it needs")]
 mod database;
 mod events;

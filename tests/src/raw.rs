@@ -162,6 +162,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         timeout(PATIENCE, next).await.context("no frame in time")?
     }
 
+    /// The next frame that is no ping, each of which is answered as browsers do.
+    pub async fn frame_answering_pings(&mut self) -> anyhow::Result<ServerFrame> {
+        let next = async {
+            loop {
+                let frame = self.any_frame().await?;
+                if frame.first != PING {
+                    return Ok(frame);
+                }
+                // The other side may have closed behind its ping: what it sent is read all the same.
+                let _ = self.write(&self::frame(PONG, &frame.payload)).await;
+            }
+        };
+        timeout(PATIENCE, next).await.context("no frame in time")?
+    }
+
     /// Sends a ping and demands its pong as the next frame: the connection works, and nothing else has come.
     pub async fn ping(&mut self, payload: &[u8]) -> anyhow::Result<()> {
         self.write(&frame(PING, payload)).await?;

@@ -24,7 +24,8 @@ const BEAT: &str = "INSERT INTO worker_processes (id, host, started_at, seen_at)
 
 pub const REPORTER: &str = "SELECT MIN(id) AS id FROM worker_processes WHERE seen_at > $1";
 
-pub const WORKERS: &str = "SELECT id, host, started_at FROM worker_processes WHERE seen_at > $1 ORDER BY id LIMIT $2";
+pub const WORKERS: &str =
+    "SELECT id, host, started_at FROM worker_processes WHERE seen_at > $1 ORDER BY started_at, id LIMIT $2";
 
 pub const ENDED: &str = "SELECT kind, minute, n FROM command_ends WHERE minute >= $1";
 
