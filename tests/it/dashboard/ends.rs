@@ -87,9 +87,7 @@ async fn its_hour_ends_it() {
     let cookie = cookie(&server, &admin).await;
     // Some seconds before its hour is over.
     let mut database = Database::open(&server).await;
-    database
-        .run("UPDATE dashboard_sessions SET expires_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000 + 6000")
-        .await;
+    database.run("UPDATE dashboard_sessions SET expires_at = expires_at - 3600000 + 6000").await;
     let mut dashboard = Dashboard::open_by_cookie(&server, &cookie).await;
     dashboard.shown().await;
     assert_eq!(dashboard.closed().await, ENDED);
