@@ -74,7 +74,8 @@ struct Remembered {
 /// The session.
 pub struct AgentSession {
     me: Identity,
-    pings: u64,
+    /// One every half minute: enough for three thousand years.
+    pings: u32,
     last_heard: Instant,
     next_ping: Instant,
     remembered: VecDeque<Remembered>,
@@ -118,7 +119,7 @@ impl AgentSession {
     fn ping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.pings += 1;
         self.next_ping = now + (self.jitter)();
-        effects.push(Effect::Ping(self.pings));
+        effects.push(Effect::Ping(self.pings.into()));
     }
 
     fn reply(to: &Arc<str>, reply: CommandReply, effects: &mut Vec<Effect>) {
@@ -161,7 +162,7 @@ impl AgentSession {
             attempt: request.attempt,
             part: request.part,
             proved: false,
-            ping: self.pings,
+            ping: self.pings.into(),
             waiting: Some(Box::new((to.clone(), now.instant + PROOF_WAIT))),
         });
     }
@@ -177,7 +178,8 @@ impl AgentSession {
     }
 
     fn on_pong(&mut self, payload: &[u8], effects: &mut Vec<Effect>) {
-        let Some(n) = <[u8; 8]>::try_from(payload).ok().map(u64::from_be_bytes).filter(|n| *n <= self.pings) else {
+        let Some(n) = <[u8; 8]>::try_from(payload).ok().map(u64::from_be_bytes).filter(|n| *n <= u64::from(self.pings))
+        else {
             // An unsolicited pong, or one with a payload that is not ours: a sign of life, no proof.
             return;
         };

@@ -240,7 +240,7 @@ fn what_is_not_proved_is_never_forgotten() {
     for id in 1_000..1_200 {
         p.bus("command", &request(id, 5, Mode::Deliver));
         let ping = p.session.pings;
-        p.pong(ping);
+        p.pong(ping.into());
     }
     assert_eq!(p.session.remembered.len(), 200);
 }
