@@ -10,7 +10,7 @@ use store::{Applied, Store, StoreError};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::{announce::announce, outcomes::Outcomes, request};
+use crate::{announce::announce, outcomes::Outcomes, patience::apply, request};
 
 /// Delivers commands.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ impl Deliverer {
     pub async fn deliver(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         store::failpoint::hit("task_fetched");
         let takes: Vec<(Uuid, Event<'static>)> = ids.iter().map(|id| (*id, Event::Take { blocked: false })).collect();
-        let taken = self.store.apply(&takes).await?;
+        let taken = apply(self.store.as_ref(), &takes, "tasks").await?;
         if taken.iter().any(|a| a.step.asks.command.is_some()) {
             store::failpoint::hit("sending_written");
         }

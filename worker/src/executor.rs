@@ -23,6 +23,7 @@ use jobs::{
     Queue,
     queue::{DeliverTask, MaintenanceTask},
 };
+use parking_lot::Mutex;
 use store::{Bell, Store};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +40,9 @@ const MISSED_HEARTBEATS: usize = 3;
 const TICK: Duration = Duration::from_secs(1);
 /// A ring that falls into a fetch under way is heard by ringing once more.
 const RING_AGAIN: Duration = Duration::from_millis(4);
+
+/// While the database is away the workers of all queues end every few seconds: told so often is enough.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// How the workers come to their end.
 ///
@@ -101,8 +105,15 @@ macro_rules! register {
 pub async fn run(queues: Queues, settings: Settings, deliverer: Deliverer, store: Arc<dyn Store>, ending: Ending) {
     let stopping = ending.stopping.clone();
     let handlers = Handlers { deliverer, keep: settings.keep, bell: Arc::clone(store.bell()), store, ending };
-    let mut monitor = Monitor::new().should_restart(|worker, error| {
-        tracing::warn!(worker = worker.name(), %error, "worker ended by an error, is started again");
+    let told = Mutex::new(None::<Instant>);
+    let mut monitor = Monitor::new().should_restart(move |worker, error| {
+        let mut told = told.lock();
+        if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+            *told = Some(Instant::now());
+            tracing::warn!(worker = worker.name(), %error, "worker ended by an error, is started again");
+        } else {
+            tracing::debug!(worker = worker.name(), %error, "worker ended by an error, is started again");
+        }
         true
     });
     monitor = match queues {

@@ -9,6 +9,7 @@ mod executor;
 mod gateways;
 mod maintenance;
 mod outcomes;
+mod patience;
 mod request;
 mod snapshot;
 mod status;

@@ -1,23 +1,21 @@
 //! Outcomes on their way to the store: those of all deliveries together, in as few transactions as the store's pace
 //! allows. A slow host's outcome holds up nobody else's.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bus::Bus;
 use jobs::{Event, State};
-use store::{Applied, Store, StoreError};
+use store::{Applied, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::announce::announce;
+use crate::{announce::announce, patience::apply};
 
 /// Outcomes in one transaction.
 const BATCH: usize = 256;
 /// Outcomes that wait; a delivery that finds no place waits for one.
 const WAITING: usize = 4_096;
-/// How long an outcome is tried again while the store is away. Past it the sweep asks the holder anew.
-const KEEP_TRYING: Duration = Duration::from_secs(30);
 
 struct Item {
     id: Uuid,
@@ -63,29 +61,20 @@ async fn write(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut receiver: mpsc::Rec
 
 async fn write_batch(store: &dyn Store, bus: &dyn Bus, batch: Vec<Item>) {
     let (events, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|i| ((i.id, i.event), i.stored)).unzip();
-    let started = tokio::time::Instant::now();
-    let mut wait = Duration::from_millis(50);
-    let stored = loop {
-        match store.apply(&events).await {
-            Ok(applied) => {
-                store::failpoint::hit("outcome_stored");
-                // A sign that came while the outcome was open has moved the row further in the same step.
-                let proved = |a: &Applied| a.command.entered_in_attempt(State::Delivered).is_some();
-                if applied.iter().any(|a| a.step.moved && proved(a)) {
-                    store::failpoint::hit("delivered_written");
-                }
-                announce(bus, &applied).await;
-                break true;
+    let stored = match apply(store, &events, "outcomes").await {
+        Ok(applied) => {
+            store::failpoint::hit("outcome_stored");
+            // A sign that came while the outcome was open has moved the row further in the same step.
+            let proved = |a: &Applied| a.command.entered_in_attempt(State::Delivered).is_some();
+            if applied.iter().any(|a| a.step.moved && proved(a)) {
+                store::failpoint::hit("delivered_written");
             }
-            Err(StoreError::Unavailable(why)) if started.elapsed() < KEEP_TRYING => {
-                tracing::warn!(why, outcomes = events.len(), "outcomes wait for the store");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(2));
-            }
-            Err(error) => {
-                tracing::error!(%error, outcomes = events.len(), "outcomes are not stored: the sweep will ask again");
-                break false;
-            }
+            announce(bus, &applied).await;
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, outcomes = events.len(), "outcomes are not stored: the sweep will ask again");
+            false
         }
     };
     for answer in answers {
