@@ -98,14 +98,20 @@ impl File {
 /// The pages' routes. They are no part of the API, so its table does not have them.
 pub fn router() -> Router<App> {
     Router::new()
-        .route("/", get(login))
+        .route("/", get(login).fallback(async || ApiError::NotFound("Route not found")))
         .route("/bullboard", get(dashboard))
         .route("/bullboard/", get(dashboard))
         .route("/console/{file}", get(file))
 }
 
-async fn login(headers: HeaderMap) -> Response {
-    served("/", LOGIN.answer(&headers))
+/// An agent whose server's address ends in a query asks here for everything, with its path behind that query. It is told
+/// what every path that is none is told, and not a page.
+async fn login(uri: Uri, headers: HeaderMap) -> Response {
+    let response = match uri.query() {
+        Some(query) if query.contains("/api/") => ApiError::NotFound("Route not found").into_response(),
+        _ => LOGIN.answer(&headers),
+    };
+    served("/", response)
 }
 
 async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
