@@ -3,26 +3,68 @@
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, bail};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, dynamic_filter_fn, filter_fn},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
-use crate::config::nearest;
+use crate::{
+    config::nearest,
+    telemetry::{Thinned, Traced},
+};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// Whose events become part of a trace: the exporter's own would feed themselves.
+const OURS: [&str; 6] = ["patchbay", "gateway", "worker", "jobs", "store", "bus"];
 
-/// Installs the subscriber of the whole process; `default` is the filter when `RUST_LOG` is not set.
+/// Installs the subscriber of the whole process; `default` is the filter when `RUST_LOG` is not set. `tracer`: where
+/// spans go.
 ///
 /// # Errors
 /// When `RUST_LOG` cannot be understood.
-pub fn init(default: &str) -> anyhow::Result<()> {
+pub fn init(default: &str, tracer: Option<SdkTracer>) -> anyhow::Result<()> {
     let mut filter = filter(std::env::var_os("RUST_LOG").as_deref(), default)?;
     if !filter.to_string().contains("async_nats") {
         // What NATS' client says of an error is logged once more where it is handled.
         filter = filter.add_directive("async_nats=off".parse()?);
     }
     let to_terminal = std::io::stderr().is_terminal();
-    let text = to_terminal.then(|| fmt::layer().with_writer(std::io::stderr));
-    let json = (!to_terminal).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
-    tracing_subscriber::registry().with(filter).with(text).with(json).try_init().context("logging")
+    let text = to_terminal.then(|| {
+        let format = Traced { inner: fmt::format(), json: false };
+        fmt::layer().with_writer(std::io::stderr).event_format(format).boxed()
+    });
+    let json = (!to_terminal).then(|| {
+        let format = Traced { inner: fmt::format().json().flatten_event(true), json: true };
+        let fields = fmt::format::JsonFields::new();
+        fmt::layer().with_writer(std::io::stderr).fmt_fields(fields).event_format(format).boxed()
+    });
+    let thinned = Thinned::new();
+    let said = filter
+        .and(filter_fn(|metadata| metadata.target() != bus::trace::TARGET))
+        .and(dynamic_filter_fn(move |metadata, _| thinned.passes(metadata)));
+    let spans = tracer.map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(traced))
+    });
+    tracing_subscriber::registry().with(spans).with(text.or(json).with_filter(said)).try_init().context("logging")
+}
+
+fn traced(metadata: &Metadata<'_>) -> bool {
+    if metadata.target() == bus::trace::TARGET {
+        return true;
+    }
+    let module = metadata.target().split("::").next().unwrap_or_default();
+    metadata.is_event() && *metadata.level() <= tracing::Level::INFO && OURS.contains(&module)
 }
 
 /// `EnvFilter` takes a misspelt level for the name of a module and then says nothing at all, so levels are checked here.

@@ -11,6 +11,7 @@ mod parts;
 mod password;
 mod serve;
 mod signals;
+mod telemetry;
 mod wiring;
 
 use std::process::ExitCode;

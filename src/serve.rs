@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use gateway::{
     Gateway,
     admin::{Admin, AdminRequest},
-    metrics::Metrics,
     server::Internal,
 };
 use serde_json::{Value, json};
@@ -22,9 +21,11 @@ use crate::{
     admin,
     config::{Config, Secret},
     data_dir::DataDir,
-    limits, logging,
+    limits,
     parts::{Opened, first_user, first_user_of_many, listen},
-    signals, wiring,
+    signals,
+    telemetry::Telemetry,
+    wiring,
 };
 
 /// Gateway and worker in one process. Returns after a stop in order.
@@ -32,7 +33,7 @@ use crate::{
 /// # Errors
 /// Everything that keeps it from starting, a line each.
 pub async fn embedded(config: Config) -> anyhow::Result<()> {
-    let stop = begin(&config)?;
+    let (stop, mut telemetry) = begin(&config, "patchbay")?;
     // The lock names a second server better than its taken port would.
     let data_dir = DataDir::open(&config.data_dir)?;
     let public = listen(config.listen, "PATCHBAY_LISTEN")?;
@@ -48,8 +49,8 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
         go_on(store.as_ref()).await?;
     }
     let bus = wiring::open_bus(&config).await?;
-    let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
-    let gateway = Gateway::start(settings, store.clone(), bus.clone(), metrics, public, internal).await?;
+    let metrics = telemetry.instruments()?;
+    let gateway = Gateway::start(settings, store.clone(), bus.clone(), metrics.clone(), public, internal).await?;
     let listening = opened.listen();
     let worker = Worker::start(&wiring::worker_settings(&config), store.clone(), bus.clone(), &opened.queues());
 
@@ -81,6 +82,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     }
     bus.flush().await;
     opened.close().await;
+    telemetry.stop(metrics).await;
     tracing::info!("stopped");
     // The lock on the data directory goes last.
     drop(data_dir);
@@ -92,7 +94,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// Everything that keeps it from starting, a line each.
 pub async fn gateway(config: Config) -> anyhow::Result<()> {
-    let stop = begin(&config)?;
+    let (stop, mut telemetry) = begin(&config, "gateway")?;
     let public = listen(config.listen, "PATCHBAY_LISTEN")?;
     let internal = listen(config.internal_listen, "PATCHBAY_INTERNAL_LISTEN")?;
     let secret = config.secret.clone().context("PATCHBAY_SECRET is not set")?;
@@ -100,8 +102,8 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
     let opened = Opened::open(&config).await?;
     first_user_of_many(&config, opened.store().as_ref()).await?;
     let bus = wiring::open_bus(&config).await?;
-    let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
-    let gateway = Gateway::start(settings, opened.store(), bus.clone(), metrics, public, internal).await?;
+    let metrics = telemetry.instruments()?;
+    let gateway = Gateway::start(settings, opened.store(), bus.clone(), metrics.clone(), public, internal).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         gateway = %gateway.app().gateway_id,
@@ -117,6 +119,7 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
     gateway.stop().await;
     bus.flush().await;
     opened.close().await;
+    telemetry.stop(metrics).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -126,13 +129,13 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// Everything that keeps it from starting, a line each.
 pub async fn worker(config: Config) -> anyhow::Result<()> {
-    let stop = begin(&config)?;
+    let (stop, mut telemetry) = begin(&config, "worker")?;
     let internal = listen(config.internal_listen, "PATCHBAY_INTERNAL_LISTEN")?;
     let opened = Opened::open(&config).await?;
     first_user_of_many(&config, opened.store().as_ref()).await?;
     let bus = wiring::open_bus(&config).await?;
-    let metrics = Arc::new(Metrics::new().context("cannot make the instruments")?);
-    let internal = Internal::start(internal, metrics, &bus)?;
+    let metrics = telemetry.instruments()?;
+    let internal = Internal::start(internal, metrics.clone(), &bus)?;
     let listening = opened.listen();
     let worker = Worker::start(&wiring::worker_settings(&config), opened.store(), bus.clone(), &opened.queues());
     internal.started();
@@ -150,19 +153,20 @@ pub async fn worker(config: Config) -> anyhow::Result<()> {
     }
     bus.flush().await;
     opened.close().await;
+    telemetry.stop(metrics).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 /// What every role begins with. The token is cancelled when the process is to stop.
-fn begin(config: &Config) -> anyhow::Result<CancellationToken> {
-    logging::init("info,sqlx::postgres::notice=warn")?;
+fn begin(config: &Config, service: &'static str) -> anyhow::Result<(CancellationToken, Telemetry)> {
+    let telemetry = Telemetry::start(service, "info,sqlx::postgres::notice=warn")?;
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone())?;
     if let Some(files) = config.tls_cert.clone().zip(config.tls_key.clone()) {
         gateway::server::check_tls(&files).context("PATCHBAY_TLS_CERT, PATCHBAY_TLS_KEY")?;
     }
-    Ok(stop)
+    Ok((stop, telemetry))
 }
 
 /// Nobody is connected yet, and whoever had commands in hand is dead: the database is ours alone.

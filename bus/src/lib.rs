@@ -7,6 +7,7 @@
 mod memory;
 mod nats;
 mod pattern;
+pub mod trace;
 
 use std::{
     fmt,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, publish_json};
+use bus::{Bus, publish_json, trace};
 use jobs::{Deed, Event};
 use schemas::{
     agent::ScanProgress,
@@ -20,6 +20,7 @@ use serde_json::{json, value::to_raw_value};
 use store::{Applied, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::App;
@@ -152,7 +153,8 @@ impl Writer {
             if n == 0 {
                 break;
             }
-            self.write(&mut facts).await;
+            let span = tracing::info_span!(target: trace::TARGET, parent: None, "store facts", facts = n);
+            self.write(&mut facts).instrument(span).await;
             self.pending.fetch_sub(n, Ordering::AcqRel);
         }
     }
@@ -239,9 +241,11 @@ pub async fn announce(app: &App, applied: &[Applied]) {
     announce_on(app.bus.as_ref(), applied).await;
 }
 
-/// The same, for what has no gateway at hand.
+/// The same, for what has no gateway at hand. What is done now has to do with the requests that the commands are of.
 pub async fn announce_on(bus: &dyn Bus, applied: &[Applied]) {
+    let here = Span::current();
     for moved in applied.iter().filter(|a| a.step.moved) {
+        trace::link_stored(&here, moved.command.traceparent.as_deref());
         if let Some(event) = jobs::view::event(&moved.command) {
             // Nobody may be listening: an event is news, the row is the truth.
             let _ = publish_json(bus, &subject::host_changed(event.host_id), &event).await;

@@ -20,9 +20,9 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Close codes that get a label of their own; all others share one, since a peer may choose any number.
 const CODES: [u16; 10] = [1000, 1001, 1002, 1006, 1007, 1008, 1009, 1011, 1012, 4401];
 
-/// Why there are no instruments.
+/// What is wrong with the instruments.
 #[derive(Debug, thiserror::Error)]
-#[error("the metrics exporter cannot be set up: {0}")]
+#[error("metrics: {0}")]
 pub struct MetricsError(String);
 
 /// The instruments of one gateway.
@@ -43,6 +43,9 @@ pub struct Metrics {
     facts_dropped: Counter<u64>,
     bus_requests: Counter<u64>,
     http_requests: Histogram<f64>,
+    handshakes: Histogram<f64>,
+    frame_bytes: Counter<u64>,
+    draining: UpDownCounter<i64>,
     logins: Counter<u64>,
     sse: UpDownCounter<i64>,
     dashboards: UpDownCounter<i64>,
@@ -72,8 +75,14 @@ impl Metrics {
             .build()
             .map_err(|e| MetricsError(e.to_string()))?;
         let provider = provider.with_reader(reader).build();
+        // For the parts that have no instruments of ours at hand.
+        opentelemetry::global::set_meter_provider(provider.clone());
         let meter = provider.meter(SCOPE);
         let count = |name, what| meter.u64_counter(name).with_description(what).build();
+        let seconds = |name, what| {
+            let histogram = meter.f64_histogram(name).with_unit("s").with_description(what);
+            histogram.with_boundaries(SECONDS.to_vec()).build()
+        };
         let level = |name, what| meter.i64_up_down_counter(name).with_description(what).build();
         let metrics = Self {
             agents: level("patchbay.agents.connected", "Agents whose socket this gateway holds"),
@@ -88,11 +97,19 @@ impl Metrics {
             facts: level("patchbay.facts.queued", "Facts from sockets that wait for the store"),
             facts_dropped: count("patchbay.facts.dropped", "Facts that found their buffer full"),
             bus_requests: count("patchbay.bus.requests", "Requests over the bus by outcome"),
-            http_requests: meter
-                .f64_histogram("patchbay.http.requests")
-                .with_unit("s")
-                .with_description("HTTP requests by route and class of status")
-                .with_boundaries(SECONDS.to_vec())
+            http_requests: seconds("http.server.request.duration", "Duration of HTTP server requests"),
+            handshakes: seconds(
+                "patchbay.handshake.duration",
+                "From an agent's upgrade request to its greeting, key check and epoch included",
+            ),
+            frame_bytes: meter
+                .u64_counter("patchbay.frames.size")
+                .with_unit("By")
+                .with_description("Bytes of messages read from sockets and written to them, without their headers")
+                .build(),
+            draining: meter
+                .i64_up_down_counter("patchbay.draining")
+                .with_description("1 while this process drains")
                 .build(),
             logins: count("patchbay.logins", "Logins by outcome"),
             sse: level("patchbay.sse.clients", "Open event streams"),
@@ -115,6 +132,7 @@ impl Metrics {
         self.sse_clients(0);
         self.dashboards(0);
         self.bcrypt_queued(0);
+        self.draining.add(0, &[]);
     }
 
     /// A meter of the same provider, for another part of the process.
@@ -140,6 +158,14 @@ impl Metrics {
             tracing::error!(%error, "the metrics cannot be printed");
         }
         String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Sends what is left to whoever else reads the provider. Afterwards nothing is shown any more.
+    ///
+    /// # Errors
+    /// Why it did not go out.
+    pub fn stop(&self, within: Duration) -> Result<(), MetricsError> {
+        self.provider.shutdown_with_timeout(within).map_err(|e| MetricsError(e.to_string()))
     }
 
     /// Agents came (+1) or went (-1). `secure`: over TLS.
@@ -207,15 +233,27 @@ impl Metrics {
 
     /// An HTTP request was answered. `route` is the pattern, never the path.
     pub fn http_request(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
-        let class = match status {
-            100..200 => "1xx",
-            200..300 => "2xx",
-            300..400 => "3xx",
-            400..500 => "4xx",
-            _ => "5xx",
-        };
-        let labels = [KeyValue::new("method", method), KeyValue::new("route", route), KeyValue::new("status", class)];
+        let labels = [
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("http.route", route),
+            KeyValue::new("http.response.status_code", i64::from(status)),
+        ];
         self.http_requests.record(took.as_secs_f64(), &labels);
+    }
+
+    /// An agent was greeted.
+    pub fn handshake(&self, took: Duration) {
+        self.handshakes.record(took.as_secs_f64(), &[]);
+    }
+
+    /// Bytes of a message came `in` or went `out`.
+    pub fn bytes(&self, direction: &'static str, bytes: usize) {
+        self.frame_bytes.add(bytes as u64, &[KeyValue::new("direction", direction)]);
+    }
+
+    /// Draining has begun.
+    pub fn draining(&self) {
+        self.draining.add(1, &[]);
     }
 
     /// A login: `accepted`, `refused`, `rate_limited`, `pool_full`, `store_unavailable`.
@@ -263,7 +301,7 @@ mod tests {
             r#"patchbay_agent_upgrades_total{outcome="accepted"} 1"#,
             r#"patchbay_agent_closes_total{code="1001"} 1"#,
             r#"patchbay_agent_closes_total{code="other"} 1"#,
-            r#"patchbay_http_requests_seconds_count{method="GET",route="/api/v1/hosts/{id}",status="4xx"} 1"#,
+            r#"http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="404",http_route="/api/v1/hosts/{id}"} 1"#,
             "patchbay_facts_queued 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -140,7 +140,7 @@ fn credentials(verb: &str, host: &Value, config: &Config) -> String {
 
 /// Has the running server do it, or does it here when none runs.
 async fn ask(config: &Config, request: Value) -> anyhow::Result<Value> {
-    logging::init("warn")?;
+    logging::init("warn", None)?;
     if config.is_shared() {
         return serve::run_shared(config, request).await;
     }

@@ -7,6 +7,7 @@
 pub mod bell;
 pub mod clock;
 pub mod failpoint;
+mod measure;
 mod ports;
 pub mod postgres;
 mod sql;

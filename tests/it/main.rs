@@ -23,4 +23,5 @@ mod roles;
 mod rules;
 mod services;
 mod startup;
+mod telemetry;
 mod tls;

@@ -54,6 +54,8 @@ const OWNED: &[Owned] = &[
         packages: &["store", "worker"],
         places: &["store/src/sqlite/queue.rs", "store/src/postgres/queue.rs", "worker/"],
     },
+    // Everybody has spans and figures; where they go is decided in one place.
+    Owned { crates: &["opentelemetry-otlp", "tracing-subscriber"], packages: &["patchbay"], places: &["src/"] },
     // The two ends of a wire must not share one library's mistakes.
     Owned {
         crates: &["tokio-tungstenite", "tungstenite"],

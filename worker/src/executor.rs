@@ -16,8 +16,10 @@ use apalis_core::{
         BackendExt,
         poll_strategy::{PollSnapshot, PollStrategy},
     },
+    task::metadata::MetadataStore,
     worker::ext::parallelize::ParallelizeExt,
 };
+use bus::trace;
 use futures_util::FutureExt;
 use jobs::{
     Queue,
@@ -27,6 +29,7 @@ use parking_lot::Mutex;
 use store::{Bell, Store};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{Deliverer, Queues, Settings, maintenance};
@@ -86,7 +89,9 @@ macro_rules! register {
                     .backend(backend.poll_with_strategy(handlers.rung(queue)))
                     .concurrency(concurrency)
                     .parallelize(tokio::spawn)
-                    .build(move |task: DeliverTask| handlers.deliver(queue, task))
+                    .build(move |task: DeliverTask, metadata: MetadataStore| {
+                        handlers.deliver(queue, task, metadata.get("traceparent"))
+                    })
             });
         }
         let (tables, handlers) = ($tables, $handlers);
@@ -144,13 +149,31 @@ impl Handlers {
         Rung::new(Arc::clone(&self.bell), queue)
     }
 
-    fn deliver(&self, queue: Queue, task: DeliverTask) -> impl Future<Output = Result<(), BoxDynError>> + use<> {
+    fn deliver(
+        &self,
+        queue: Queue,
+        task: DeliverTask,
+        traceparent: Option<&str>,
+    ) -> impl Future<Output = Result<(), BoxDynError>> + use<> {
+        // A root of its own: a task of tomorrow is no child of a request of today.
+        let span = tracing::info_span!(
+            target: trace::TARGET,
+            parent: None,
+            "process",
+            otel.name = format_args!("process {}", queue.name()),
+            otel.kind = "consumer",
+            messaging.operation.type = "process",
+            messaging.destination.name = queue.name(),
+            messaging.batch.message_count = task.ids.len(),
+        );
+        trace::link_stored(&span, traceparent);
         let deliverer = self.deliverer.clone();
-        self.ending.handle(queue, async move {
+        let work = async move {
             if let Err(error) = deliverer.deliver(&task.ids).await {
                 tracing::warn!(%error, commands = task.ids.len(), "not taken: the sweep finds them again");
             }
-        })
+        };
+        self.ending.handle(queue, work.instrument(span))
     }
 
     fn maintain(&self, task: MaintenanceTask) -> impl Future<Output = Result<(), BoxDynError>> + use<> {

@@ -6,6 +6,7 @@
 mod announce;
 mod deliver;
 mod executor;
+mod figures;
 mod gateways;
 mod maintenance;
 mod outcomes;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub use deliver::Deliverer;
 use executor::Ending;
+use figures::Figures;
 
 /// Settings of a worker.
 #[derive(Debug, Clone)]
@@ -73,7 +75,8 @@ impl Worker {
             Arc::clone(&store),
             ending.clone(),
         ));
-        tasks.spawn(status::run(Arc::clone(&store), Arc::clone(&bus), ending.leaving.clone()));
+        let figures = Figures::start(&opentelemetry::global::meter("patchbay.worker"));
+        tasks.spawn(status::run(Arc::clone(&store), Arc::clone(&bus), figures, ending.leaving.clone()));
         tasks.spawn(sweep::run(Arc::clone(&store), deliverer, ending.leaving.clone()));
         tasks.spawn(gateways::run(Arc::clone(&store), Arc::clone(&bus), ending.leaving.clone()));
         tasks.spawn(maintenance::tick(store, ending.leaving.clone()));

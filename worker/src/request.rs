@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Bus, BusError};
+use bus::{Bus, BusError, trace};
 use jobs::{Command, HostFacts, Outcome, Prepared};
 use schemas::{
     ApiId, TraceContext,
@@ -10,6 +10,7 @@ use schemas::{
     subject,
 };
 use tokio::time::Instant;
+use tracing::{Instrument as _, field::Empty};
 
 /// Past this a holder drops the request.
 const START_WITHIN_MS: i64 = 2_500;
@@ -44,11 +45,27 @@ pub async fn ask(bus: &dyn Bus, command: &Command, host: &HostFacts, part: Part,
         quiet: command.kind.spec().quiet(),
         frame: frame.encode(),
     };
-    let trace = command.traceparent.as_deref().and_then(TraceContext::parse);
-    match tokio::time::timeout(ANSWER_WITHIN, send(bus, &api_id, &request, trace)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Outcome::Unknown,
-    }
+    let kind = command.kind.name();
+    let verb = if part == Part::Cancel { "cancel" } else { "deliver" };
+    let span = tracing::info_span!(
+        target: trace::TARGET,
+        "request",
+        otel.name = format_args!("{verb} {kind}"),
+        otel.kind = "client",
+        messaging.system = "nats",
+        messaging.operation.type = "send",
+        patchbay.command.id = %command.id,
+        patchbay.command.kind = kind,
+        patchbay.command.attempt = command.attempt,
+        patchbay.outcome = Empty,
+    );
+    let stored = command.traceparent.as_deref();
+    trace::link_stored(&span, stored);
+    let carried = trace::of(&span).or_else(|| stored.and_then(TraceContext::parse));
+    let asked = send(bus, &api_id, &request, carried).instrument(span.clone());
+    let outcome = tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Outcome::Unknown);
+    span.record("patchbay.outcome", tracing::field::debug(&outcome));
+    outcome
 }
 
 async fn send(bus: &dyn Bus, api_id: &ApiId, request: &CommandRequest, trace: Option<TraceContext>) -> Outcome {

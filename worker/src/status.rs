@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::snapshot::snapshot;
+use crate::{figures::Figures, snapshot::snapshot};
 
 /// How often a worker says that it lives. Well below [`store::REPORTS_MS`], past which another one reports.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -42,11 +42,21 @@ const QUESTIONS: usize = 256;
 const NEWS: usize = 8_192;
 
 /// Runs until `stopping`; then another worker takes over at once.
-pub async fn run(store: Arc<dyn Store>, bus: Arc<dyn Bus>, stopping: CancellationToken) {
+pub async fn run(store: Arc<dyn Store>, bus: Arc<dyn Bus>, figures: Figures, stopping: CancellationToken) {
     let me = Beat { id: Uuid::now_v7(), host: host_name(), started_at: store.clock().now_ms() };
     let now = Instant::now();
-    let mut reporter =
-        Reporter { store, bus, me, reports: false, last: None, published: None, dirty: true, looked: now, spoke: now };
+    let mut reporter = Reporter {
+        store,
+        bus,
+        figures,
+        me,
+        reports: false,
+        last: None,
+        published: None,
+        dirty: true,
+        looked: now,
+        spoke: now,
+    };
     tokio::select! {
         () = stopping.cancelled() => {}
         () = reporter.report() => {}
@@ -72,6 +82,7 @@ struct Taken {
 struct Reporter {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
+    figures: Figures,
     me: Beat,
     /// This worker is the one that publishes.
     reports: bool,
@@ -142,6 +153,9 @@ impl Reporter {
         if reports != self.reports {
             tracing::info!(worker = %self.me.id, reports, "this worker reports where the queues stand, or no longer does");
             self.reports = reports;
+            if !reports {
+                self.figures.show(None);
+            }
             self.published = None;
             self.dirty = true;
         }
@@ -157,6 +171,7 @@ impl Reporter {
             self.spoke = Instant::now();
             return;
         };
+        self.figures.show(Some(status.clone()));
         let shown = self.published.as_ref().is_some_and(|before| same(before, &status));
         if shown && self.spoke.elapsed() < PUBLISH_EVERY {
             return;

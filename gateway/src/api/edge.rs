@@ -1,10 +1,10 @@
-//! Around every request: its id, its trace, its headers, its span and its measure.
+//! Around every request of the API: its id, its trace, its headers, and what the log says of it.
 
 use std::time::Instant;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::Response,
 };
@@ -13,7 +13,10 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::client::{Peer, is_secure};
-use crate::App;
+use crate::{
+    App,
+    server::{known, traceparent},
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -43,7 +46,8 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
     let method = known(request.method());
     let id = request_id(request.headers());
     let secure = is_secure(&app.settings, &Peer::of(request.extensions()), request.headers());
-    let trace = request.headers().get("traceparent").and_then(|value| TraceContext::parse(value.to_str().ok()?));
+    // What is made for this request belongs to its span; without one, to the client's.
+    let trace = bus::trace::current().or_else(|| traceparent(request.headers()));
     request.extensions_mut().insert(Trace(trace));
     // The path alone: queries can carry what no log may.
     let path = request.uri().path();
@@ -55,8 +59,6 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
     }
     .instrument(span)
     .await;
-    let route = response.extensions().get::<Served>().map_or("none", |served| served.0);
-    app.metrics.http_request(method, route, response.status().as_u16(), began.elapsed());
     let headers = response.headers_mut();
     harden(headers);
     if secure {
@@ -84,20 +86,6 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         let id = Uuid::new_v4().to_string();
         HeaderValue::from_str(&id).unwrap_or_else(|_| unreachable!("a UUID is ASCII"))
     })
-}
-
-/// A label from a short list: methods are the client's words.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod accept;
 mod internal;
 mod route;
+mod story;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ use crate::{
 };
 
 pub use internal::Internal;
+pub(crate) use story::{known, traceparent};
 pub use tls::TlsError;
 
 /// How long sockets and requests may take to end once they must.
@@ -140,6 +142,7 @@ impl Gateway {
     pub async fn stop(&self) {
         let app = &self.app;
         app.draining.cancel();
+        app.metrics.draining();
         app.sockets.close();
         tracing::info!(agents = app.presence.count(), over = ?app.settings.drain, "draining");
         ended("sockets", app.settings.drain + STOP_WAIT, &app.sockets).await;

@@ -6,7 +6,9 @@ use axum::{
     http::{Request, Response, StatusCode, Uri, uri::PathAndQuery},
 };
 use tower::ServiceExt;
+use tracing::Instrument as _;
 
+use super::story::Story;
 use crate::{
     App, agent,
     api::{self, client::Peer},
@@ -32,12 +34,8 @@ impl Public {
     }
 }
 
-impl Route for Public {
-    async fn call(&self, mut request: Request<Body>, peer: Peer) -> Response<Body> {
-        if let Some(plain) = plain_uri(request.uri()) {
-            *request.uri_mut() = plain;
-        }
-        request.extensions_mut().insert(peer);
+impl Public {
+    async fn answer(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
         let mut response = if socket::is_upgrade(&request) {
             Box::pin(socket::upgrade(&self.app, &peer, request)).await
         } else if agent::handles(request.method(), request.uri().path()) {
@@ -48,6 +46,19 @@ impl Route for Public {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             api::harden(response.headers_mut());
         }
+        response
+    }
+}
+
+impl Route for Public {
+    async fn call(&self, mut request: Request<Body>, peer: Peer) -> Response<Body> {
+        if let Some(plain) = plain_uri(request.uri()) {
+            *request.uri_mut() = plain;
+        }
+        request.extensions_mut().insert(peer);
+        let story = Story::begin(&request);
+        let response = self.answer(request, peer).instrument(story.span.clone()).await;
+        story.end(&response, &self.app.metrics);
         response
     }
 }

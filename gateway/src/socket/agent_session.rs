@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bus::Message;
+use bus::{Message, trace};
 use bytes::Bytes;
 use jobs::Deed;
 use schemas::{
@@ -16,6 +16,7 @@ use schemas::{
 };
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::{Span, field::Empty};
 use uuid::Uuid;
 
 use super::{
@@ -67,8 +68,28 @@ struct Remembered {
     proved: bool,
     /// The ping that was written right behind it.
     ping: u64,
-    /// Who waits for the answer, and until when.
-    waiting: Option<Box<(Arc<str>, Instant)>>,
+    /// Who waits for the answer.
+    waiting: Option<Box<Waiting>>,
+}
+
+/// Who waits for the answer, and until when.
+struct Waiting {
+    to: Arc<str>,
+    until: Instant,
+    /// Ends with the answer.
+    span: Span,
+}
+
+impl Waiting {
+    fn reply(self, reply: CommandReply, effects: &mut Vec<Effect>) {
+        let word = match reply {
+            CommandReply::Delivered { .. } => "delivered",
+            CommandReply::Sent { .. } => "sent",
+            _ => "unknown",
+        };
+        self.span.record("patchbay.reply", word);
+        AgentSession::reply(&self.to, reply, effects);
+    }
 }
 
 /// The session.
@@ -155,6 +176,20 @@ impl AgentSession {
         if !may_write || request.frame.len() > AGENT_READ_LIMIT {
             return Self::reply(to, CommandReply::Unknown, effects);
         }
+        let span = tracing::info_span!(
+            target: trace::TARGET,
+            parent: None,
+            "write frame",
+            otel.kind = "server",
+            messaging.operation.type = "receive",
+            patchbay.command.id = %request.id,
+            patchbay.command.attempt = request.attempt,
+            patchbay.reply = Empty,
+        );
+        if let Some(parent) = &message.trace {
+            trace::set_parent(&span, parent);
+        }
+        span.in_scope(|| tracing::trace!(target: trace::TARGET, "frame handed to the socket"));
         effects.push(Effect::Text { text: request.frame, marked: request.part == Part::Command });
         self.ping(now.instant, effects);
         self.remember(Remembered {
@@ -163,7 +198,7 @@ impl AgentSession {
             part: request.part,
             proved: false,
             ping: self.pings.into(),
-            waiting: Some(Box::new((to.clone(), now.instant + PROOF_WAIT))),
+            waiting: Some(Box::new(Waiting { to: to.clone(), until: now.instant + PROOF_WAIT, span })),
         });
     }
 
@@ -190,7 +225,7 @@ impl AgentSession {
                 store::failpoint::hit("pong_in");
             }
             if let Some(waiting) = entry.waiting.take() {
-                Self::reply(&waiting.0, CommandReply::Delivered { epoch }, effects);
+                waiting.reply(CommandReply::Delivered { epoch }, effects);
             } else if entry.part == Part::Command {
                 effects.push(Effect::Record(Fact::Proved { id: entry.id, attempt: entry.attempt, epoch }));
             }
@@ -307,10 +342,10 @@ impl Session for AgentSession {
         }
         let epoch = self.me.epoch;
         for entry in &mut self.remembered {
-            if entry.waiting.as_ref().is_some_and(|w| w.1 <= now.instant)
+            if entry.waiting.as_ref().is_some_and(|w| w.until <= now.instant)
                 && let Some(waiting) = entry.waiting.take()
             {
-                Self::reply(&waiting.0, CommandReply::Sent { epoch }, effects);
+                waiting.reply(CommandReply::Sent { epoch }, effects);
             }
         }
         if self.next_ping <= now.instant {
@@ -319,7 +354,7 @@ impl Session for AgentSession {
     }
 
     fn next_tick(&self) -> Instant {
-        let answers = self.remembered.iter().filter_map(|r| r.waiting.as_ref().map(|w| w.1));
+        let answers = self.remembered.iter().filter_map(|r| r.waiting.as_ref().map(|w| w.until));
         answers.fold(self.next_ping.min(self.last_heard + READ_DEADLINE), Instant::min)
     }
 
@@ -344,7 +379,7 @@ impl Session for AgentSession {
             }
             if let Some(waiting) = entry.waiting.take() {
                 // Perhaps written: whoever asked finds out by asking again.
-                Self::reply(&waiting.0, CommandReply::Unknown, effects);
+                waiting.reply(CommandReply::Unknown, effects);
             }
             if entry.part == Part::Command {
                 effects.push(Effect::Record(Fact::Lost { id: entry.id, attempt: entry.attempt }));

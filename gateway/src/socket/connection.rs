@@ -173,6 +173,7 @@ where
                     peer = Peer::Closed;
                 }
                 app.metrics.frame_in(name(&incoming));
+                app.metrics.bytes("in", size(&incoming));
                 session.on_frame(incoming, seen(app), effects);
             }
             Event::Io(Io::Broken(error)) => match broken(&error) {
@@ -248,6 +249,7 @@ fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) ->
         match effect {
             Effect::Text { text, marked } => {
                 app.metrics.frame_out("text");
+                app.metrics.bytes("out", text.len());
                 out.push(OpCode::Text, text.as_bytes(), now);
                 out.marked |= marked;
             }
@@ -313,6 +315,14 @@ fn broken(error: &ReadError) -> Option<Effect> {
     match *error {
         ReadError::Protocol { code, why } => Some(Effect::Close { code, reason: why }),
         ReadError::Eof | ReadError::Io(_) => None,
+    }
+}
+
+fn size(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Text(text) => text.len(),
+        Incoming::Binary(bytes) => *bytes,
+        Incoming::Fragment | Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close(_) => 0,
     }
 }
 

@@ -28,7 +28,10 @@ use super::{
 use crate::{
     App,
     agent::{Authenticated, Reject, authenticate},
-    api::client::{Peer, client_address, is_secure},
+    api::{
+        client::{Peer, client_address, is_secure},
+        edge::Served,
+    },
     presence::{Admission, Held, Holding},
 };
 
@@ -53,7 +56,11 @@ pub async fn upgrade(app: &App, peer: &Peer, request: Request<Body>) -> Response
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let response = match segments[..] {
-        ["api", _, "agents", "ws"] => agent(app, peer, request).await,
+        ["api", _, "agents", "ws"] => {
+            let mut response = agent(app, peer, request).await;
+            response.extensions_mut().insert(Served("/api/{version}/agents/ws"));
+            response
+        }
         [first, ..] if first.starts_with("bullboard") => super::dashboard::upgrade(app, peer, request).await,
         [] => reject(StatusCode::BAD_REQUEST, "Missing path", None),
         _ => reject(StatusCode::NOT_FOUND, "Not found", None),
@@ -84,6 +91,7 @@ fn away(app: &App, outcome: &'static str, error: &str) -> Response {
 }
 
 async fn agent(app: &App, peer: &Peer, mut request: Request<Body>) -> Response {
+    let began = Instant::now();
     if app.draining.is_cancelled() {
         return away(app, "draining", "The server is draining");
     }
@@ -91,7 +99,7 @@ async fn agent(app: &App, peer: &Peer, mut request: Request<Body>) -> Response {
         return away(app, "full", "The server holds as many agents as it may");
     };
     let client = client_address(&app.settings, peer, request.headers());
-    let secure = is_secure(&app.settings, peer, request.headers());
+    let asked = Asked { client, secure: is_secure(&app.settings, peer, request.headers()), began };
     let who = match timeout(AUTHENTICATE_WAIT, authenticate(app, request.headers(), client)).await {
         Ok(Ok(who)) => who,
         Ok(Err(refused)) => return refuse(app, refused, client),
@@ -116,7 +124,7 @@ async fn agent(app: &App, peer: &Peer, mut request: Request<Body>) -> Response {
         }
     };
     app.metrics.upgrade("accepted");
-    let task = serve(app.clone(), switched, mailbox, who, admission, secure, client);
+    let task = serve(app.clone(), switched, mailbox, who, admission, asked);
     app.sockets.spawn(task);
     response.map(Body::new)
 }
@@ -142,10 +150,9 @@ fn serve(
     mut mailbox: Subscription,
     who: Authenticated,
     admission: Admission,
-    secure: bool,
-    client: IpAddr,
+    asked: Asked,
 ) -> impl Future<Output = ()> + Send {
-    let entering = Box::pin(enter(app.clone(), switched, who, secure, client));
+    let entering = Box::pin(enter(app.clone(), switched, who, asked));
     async move {
         let mut entered = entering.await;
         // Used where it lies: what is moved takes its room twice.
@@ -164,6 +171,13 @@ fn serve(
     }
 }
 
+/// Who asked for an upgrade, how and when.
+struct Asked {
+    client: IpAddr,
+    secure: bool,
+    began: Instant,
+}
+
 /// A connection that is its host's newest. Dropped in this order.
 struct Entered {
     _holding: Holding,
@@ -174,7 +188,8 @@ struct Entered {
 }
 
 /// Waits for the socket and makes it its host's newest. `None`: it came to nothing.
-async fn enter(app: App, switched: UpgradeFut, who: Authenticated, secure: bool, client: IpAddr) -> Option<Entered> {
+async fn enter(app: App, switched: UpgradeFut, who: Authenticated, asked: Asked) -> Option<Entered> {
+    let Asked { client, secure, began } = asked;
     let Ok(Ok(socket)) = timeout(SWITCH_WAIT, switched).await else {
         // Gone before its socket was there: it has replaced nobody.
         tracing::debug!(api_id = %who.api_id, "client went away during the upgrade");
@@ -220,6 +235,7 @@ async fn enter(app: App, switched: UpgradeFut, who: Authenticated, secure: bool,
     let mut effects = Vec::with_capacity(2);
     let session = AgentSession::new(me, Instant::now(), &mut effects);
     effects.insert(0, session.claim());
+    app.metrics.handshake(began.elapsed());
     Some(Entered { _holding: holding, stream, session, effects })
 }
 
@@ -240,9 +256,7 @@ async fn goodbye(stream: &mut Stream, code: u16, reason: &str) {
 mod tests {
     use super::*;
 
-    fn room<F: Future>(
-        _: impl FnOnce(App, UpgradeFut, Subscription, Authenticated, Admission, bool, IpAddr) -> F,
-    ) -> usize {
+    fn room<F: Future>(_: impl FnOnce(App, UpgradeFut, Subscription, Authenticated, Admission, Asked) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -11,13 +11,16 @@ use sqlx::{
     query::Query,
 };
 use tokio::{runtime::Handle, time::timeout};
+use tracing::Instrument as _;
 
 use super::{dialect, queue};
 use crate::{
-    StoreError,
+    StoreError, measure,
     sql::{Conn, NewTask, Statement, Value, unavailable},
 };
 
+/// What it is in traces.
+const SYSTEM: &str = "postgresql";
 /// How long a transaction that came to nothing may take to be undone.
 const UNDO: Duration = Duration::from_secs(2);
 
@@ -118,11 +121,13 @@ impl Conn for PgConn {
     const LOCK: &'static str = " FOR NO KEY UPDATE";
 
     async fn all(&mut self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
-        self.with(|conn| query(statement).fetch_all(conn)).await.map_err(unavailable)
+        let span = measure::statement(SYSTEM, &statement.text);
+        self.with(|conn| query(statement).fetch_all(conn)).instrument(span).await.map_err(unavailable)
     }
 
     async fn try_run(&mut self, statement: Statement) -> Result<u64, sqlx::Error> {
-        self.with(|conn| query(statement).execute(conn)).await.map(|done| done.rows_affected())
+        let span = measure::statement(SYSTEM, &statement.text);
+        self.with(|conn| query(statement).execute(conn)).instrument(span).await.map(|done| done.rows_affected())
     }
 
     async fn push_tasks(&mut self, queue: Queue, tasks: Vec<NewTask>) -> Result<(), StoreError> {
@@ -131,7 +136,7 @@ impl Conn for PgConn {
 
     async fn commit(mut self) -> Result<(), StoreError> {
         if self.in_transaction {
-            self.say("COMMIT").await?;
+            self.say("COMMIT").instrument(measure::statement(SYSTEM, "COMMIT")).await?;
             self.in_transaction = false;
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::{
     statement::{Cells, get, get_uuid, sql},
     tasks::Tasks,
 };
-use crate::{Applied, Clock, StoreError};
+use crate::{Applied, Clock, StoreError, measure};
 
 /// The oldest scan that is queued, of each of these hosts.
 pub const NEXT_SCANS: &str = "SELECT id, kind, not_before FROM commands WHERE id IN (SELECT MIN(id) FROM commands \
@@ -58,6 +58,8 @@ pub struct Work<C> {
     free: HashSet<Uuid>,
     /// Hosts that have read settings, and how many minutes these said.
     settings_read: Vec<(Uuid, i64)>,
+    /// Commands that have ended.
+    ended: Vec<Command>,
 }
 
 impl<E: Engine> SqlStore<E> {
@@ -68,9 +70,12 @@ impl<E: Engine> SqlStore<E> {
     /// Writes the rows, pushes the tasks, commits, and rings for those that are due.
     pub async fn finish(&self, mut work: Work<E::Conn>) -> Result<(), StoreError> {
         work.write().await?;
-        let Work { mut tx, tasks, .. } = work;
+        let Work { mut tx, tasks, ended, now, .. } = work;
         let ring = tasks.push(&mut tx).await?;
         tx.commit().await?;
+        for command in ended {
+            measure::ended(&command, now);
+        }
         for queue in ring {
             self.bell.ring(queue);
         }
@@ -89,6 +94,7 @@ impl<C: Conn> Work<C> {
             changed: BTreeMap::new(),
             free: HashSet::new(),
             settings_read: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -143,6 +149,9 @@ impl<C: Conn> Work<C> {
         }
         if let Some(at) = step.push_at {
             self.tasks.add(command.kind.spec().queue(), command.id, at);
+        }
+        if step.moved && command.is_final() {
+            self.ended.push(command.clone());
         }
         // A scan that was rung and ends before it began leaves its turn to the next.
         let ended = step.moved && command.is_final() && command.kind.spec().exclusive();

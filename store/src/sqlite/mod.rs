@@ -15,11 +15,15 @@ use sqlx::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
+use tracing::Instrument as _;
 
 use crate::{
-    Clock, StoreError,
+    Clock, StoreError, measure,
     sql::{Conn, Engine, NewTask, SqlStore, Statement, Value, unavailable},
 };
+
+/// What it is in traces.
+const SYSTEM: &str = "sqlite";
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy)]
@@ -139,11 +143,13 @@ impl Conn for SqliteConn {
     const LOCK: &'static str = "";
 
     async fn all(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
-        query(statement).fetch_all(self.get()).await.map_err(unavailable)
+        let span = measure::statement(SYSTEM, &statement.text);
+        query(statement).fetch_all(self.get()).instrument(span).await.map_err(unavailable)
     }
 
     async fn try_run(&mut self, statement: Statement) -> Result<u64, sqlx::Error> {
-        query(statement).execute(self.get()).await.map(|done| done.rows_affected())
+        let span = measure::statement(SYSTEM, &statement.text);
+        query(statement).execute(self.get()).instrument(span).await.map(|done| done.rows_affected())
     }
 
     async fn push_tasks(&mut self, queue: jobs::Queue, tasks: Vec<NewTask>) -> Result<(), StoreError> {
@@ -153,7 +159,7 @@ impl Conn for SqliteConn {
     async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tx(tx) => tx.commit().await.map_err(unavailable),
+            Self::Tx(tx) => tx.commit().instrument(measure::statement(SYSTEM, "COMMIT")).await.map_err(unavailable),
         }
     }
 }

@@ -34,7 +34,10 @@ use super::{
 };
 use crate::{
     App,
-    api::client::{Peer, client_address},
+    api::{
+        client::{Peer, client_address},
+        edge::Served,
+    },
     metrics::Metrics,
 };
 
@@ -52,13 +55,12 @@ pub fn is_agent_path(path: &str) -> bool {
 
 /// Answers a call of an agent. The request carries its [`Peer`] as an extension.
 pub async fn handle(app: App, request: Request) -> Response {
-    let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let Some(call) = Call::of(parts.uri.path()) else {
         return Refusal::NotFound("Route not found").into_response();
     };
     let mut posted = Posted::new(&parts.headers, body);
-    let response = match answer(&app, call, &parts, &mut posted).await {
+    let mut response = match answer(&app, call, &parts, &mut posted).await {
         Ok(body) => Json(body).into_response(),
         Err(refusal) => {
             // An answer before the end of the body would be lost with the connection, and an agent that saw no answer
@@ -67,12 +69,7 @@ pub async fn handle(app: App, request: Request) -> Response {
             refusal.into_response()
         }
     };
-    let method = match parts.method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        _ => "other",
-    };
-    app.metrics.http_request(method, call.pattern(), response.status().as_u16(), begun.elapsed());
+    response.extensions_mut().insert(Served(call.pattern()));
     response
 }
 

@@ -1,0 +1,240 @@
+//! Telemetry as a collector gets it: a command is one story over three processes, the figures are those of `/metrics`, and
+//! a collector that is away harms nobody.
+
+mod collector;
+
+use std::{process::Stdio, time::Duration};
+
+use collector::{Collector, Told};
+use serde_json::{Value, json};
+use tests::{
+    credentials::Credentials,
+    raw::{self, PATIENCE, Wire},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    cli::run,
+    harness::{PASSWORD, Server, own_address},
+};
+
+/// Another gateway of the same installation, until it is dropped.
+struct Gateway {
+    process: std::process::Child,
+    url: String,
+}
+
+impl Gateway {
+    async fn start(server: &Server) -> Self {
+        let address = own_address();
+        let mut command = server.command();
+        command
+            .arg("gateway")
+            .env("PATCHBAY_LISTEN", format!("{address}:3001"))
+            .env("PATCHBAY_INTERNAL_LISTEN", format!("{address}:3002"));
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let gateway = Self { process, url: format!("http://{address}:3001") };
+        let ready = async {
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            while !client.get(format!("http://{address}:3002/readyz")).send().await.is_ok_and(|a| a.status() == 200) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE * 4, ready).await.expect("no second gateway");
+        gateway
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn post(url: &str, headers: &[(&str, &str)], body: &Value) -> reqwest::Response {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = headers.iter().fold(client.post(url), |request, (name, value)| request.header(*name, *value));
+    request.json(body).send().await.unwrap()
+}
+
+async fn token(server: &Server) -> String {
+    let login = json!({"username": "admin", "password": PASSWORD});
+    let answer: Value = post(&format!("{}/api/v1/auth/login", server.url()), &[], &login).await.json().await.unwrap();
+    format!("Bearer {}", answer["token"].as_str().unwrap())
+}
+
+/// What an agent posts once it has read `report_now`.
+async fn report(url: &str, host: &Credentials) {
+    let [id, key] = raw::credentials(host);
+    let answer = post(&format!("{url}/api/v1/hosts/update"), &[id, key], &json!({"packages": []})).await;
+    assert_eq!(answer.status(), 200);
+}
+
+fn exporting(to: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", to.to_owned()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500".to_owned()),
+    ]
+}
+
+fn borrowed<'a>(env: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    env.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_one_story_over_two_gateways_and_a_worker() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let collector = Collector::start().await;
+    let mut server = Server::spread_out(&borrowed(&exporting(&collector.url)));
+    server.restart().await;
+    let other = Gateway::start(&server).await;
+    let host = server.add_hosts("web", 1).await.remove(0);
+    let mut agent = Wire::agent(&raw_target(&other.url), &host).await.unwrap();
+
+    let (bearer, parent) = (token(&server).await, format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let asked = post(
+        &format!("{}/api/v1/commands", server.url()),
+        &[("authorization", &bearer), ("traceparent", &parent)],
+        &json!({"kind": "report_now", "host_ids": [host.id]}),
+    )
+    .await;
+    assert_eq!(asked.status(), 202);
+    let asked: Value = asked.json().await.unwrap();
+    let command = asked["commands"][0]["id"].as_str().unwrap().to_owned();
+    let frame = agent.frame_answering_pings().await.unwrap();
+    assert!(String::from_utf8_lossy(&frame.payload).contains("report_now"), "{frame:?}");
+    // The pong that proves it is written by whoever reads on.
+    let reading = tokio::spawn(async move {
+        let _ = agent.frame_answering_pings().await;
+    });
+    report(&other.url, &host).await;
+
+    let named = |service: &'static str, name: &'static str| {
+        move |told: &Told| told.service == service && told.span.name == name
+    };
+    let request = collector.span("the request", named("gateway", "POST /api/v1/commands")).await;
+    assert_eq!(hex(&request.span.trace_id), TRACE);
+    assert_eq!(hex(&request.span.parent_span_id), "00f067aa0ba902b7");
+    assert_eq!(request.text("http.response.status_code").as_deref(), Some("202"));
+
+    let row = collector.span("the row", |told| told.span.name == "INSERT commands").await;
+    assert!(row.is_child_of(&request), "{row:?}");
+
+    // A root, linked: it may run tomorrow.
+    let task = collector.span("the task", named("worker", "process agent-commands")).await;
+    assert!(task.span.parent_span_id.is_empty() && task.links_to(&request), "{task:?}");
+
+    let asked_over_the_bus = collector.span("the bus request", named("worker", "deliver report_now")).await;
+    assert!(asked_over_the_bus.is_child_of(&task) && asked_over_the_bus.links_to(&request), "{asked_over_the_bus:?}");
+    assert_eq!(asked_over_the_bus.text("patchbay.command.id").as_deref(), Some(command.as_str()));
+
+    let frame = collector.span("the frame", named("gateway", "write frame")).await;
+    assert!(frame.is_child_of(&asked_over_the_bus), "{frame:?}");
+    assert_ne!(frame.instance, request.instance, "the agent is on the other gateway");
+    assert_eq!(frame.text("patchbay.command.id").as_deref(), Some(command.as_str()));
+    assert_eq!(frame.text("patchbay.reply").as_deref(), Some("delivered"));
+
+    let answer = collector.span("the host's answer", |told| told.span.name.ends_with("/hosts/update")).await;
+    assert!(answer.instance == frame.instance && answer.links_to(&request), "{answer:?}");
+
+    let upgrade = |told: &Told| told.span.name == "GET /api/{version}/agents/ws";
+    assert_eq!(collector.span("the upgrade", upgrade).await.text("http.response.status_code").as_deref(), Some("101"));
+    let secrets = [host.api_key.as_str(), PASSWORD, bearer.trim_start_matches("Bearer ")];
+    for told in collector.spans() {
+        let text = format!("{told:?}");
+        assert!(!secrets.iter().any(|secret| text.contains(secret)), "a secret is in {}", told.span.name);
+    }
+    server.wait_log(&format!("\"trace_id\":\"{TRACE}\""), PATIENCE).await;
+    reading.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exporter_and_the_metrics_page_have_the_same_figures() {
+    let collector = Collector::start().await;
+    let mut server = Server::spread_out(&borrowed(&exporting(&collector.url)));
+    server.restart().await;
+    let host = server.add_hosts("web", 1).await.remove(0);
+    let _agent = Wire::agent(&server.target(), &host).await.unwrap();
+    let page = reqwest::get(format!("{}/metrics", server.internal_url())).await.unwrap().text().await.unwrap();
+    for (name, shown) in [
+        ("patchbay.agents.connected", "patchbay_agents_connected{scheme=\"plain\"} 1"),
+        ("patchbay.agent.upgrades", "patchbay_agent_upgrades_total{outcome=\"accepted\"} 1"),
+        ("patchbay.handshake.duration", "patchbay_handshake_duration_seconds_count 1"),
+        ("patchbay.frames.size", "patchbay_frames_size_bytes_total{direction=\"out\"}"),
+        ("http.server.request.duration", "http_server_request_duration_seconds_bucket"),
+        ("patchbay.draining", "patchbay_draining 0"),
+    ] {
+        assert!(page.contains(shown), "{shown} is not in\n{page}");
+        collector.metric("gateway", name).await;
+    }
+    for name in ["patchbay.queue.depth", "patchbay.queue.oldest_age", "patchbay.workers.alive"] {
+        collector.metric("worker", name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_or_silent_harms_nobody() {
+    // It takes connections and never answers.
+    let silent = TcpListener::bind((own_address(), 0)).await.unwrap();
+    let silent_url = format!("http://{}", silent.local_addr().unwrap());
+    let holding = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            held.push(stream);
+        }
+    });
+    let away = format!("http://{}:9", own_address());
+    for url in [&silent_url, &away] {
+        let env = exporting(url);
+        let mut server = Server::embedded(&borrowed(&env));
+        server.restart().await;
+        let admin = server.admin().await;
+        let ask = async |times: usize| {
+            for _ in 0..times {
+                assert_eq!(admin.get("/hosts").await.unwrap().status, 200);
+            }
+        };
+        ask(1_000).await;
+        let before = resident_kib(server.pid().unwrap());
+        // More spans than its queue holds by far.
+        ask(4_000).await;
+        let grown = resident_kib(server.pid().unwrap()).saturating_sub(before);
+        assert!(grown < 24 << 10, "{grown} KiB more");
+        let said = server.logs().iter().filter(|line| line.contains("\"target\":\"opentelemetry")).count();
+        assert!(said <= 3, "{said} lines of the exporter");
+        assert_eq!(server.stop(Duration::from_secs(40)).await.code(), Some(0));
+    }
+    holding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_exported_is_one_line_at_the_start() {
+    for (name, value, said) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem", "/nowhere.pem"),
+        ("OTEL_TRACES_SAMPLER", "often", "parentbased_always_on"),
+    ] {
+        let server = Server::embedded(&[]);
+        let mut command = server.command();
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318").env(name, value);
+        let line = run(command, "").await.refusal().to_owned();
+        assert!(line.contains(said), "{line}");
+    }
+}
+
+fn raw_target(url: &str) -> tests::server::Server {
+    tests::server::Server::parse(url).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn resident_kib(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
