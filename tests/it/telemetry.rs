@@ -3,7 +3,7 @@
 
 mod collector;
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use collector::{Collector, Told};
 use serde_json::{Value, json};
@@ -223,6 +223,33 @@ async fn what_cannot_be_exported_is_one_line_at_the_start() {
         let line = run(command, "").await.refusal().to_owned();
         assert!(line.contains(said), "{line}");
     }
+}
+
+#[test]
+fn every_metric_is_in_the_runbook_and_every_one_there_exists() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+    let sources = ["gateway/src/metrics.rs", "worker/src/figures.rs", "store/src/measure.rs"].map(read).concat();
+    let made: BTreeSet<String> = sources
+        .split('"')
+        .filter(|text| text.starts_with("patchbay.") || text.starts_with("http.server."))
+        // The meters' own names.
+        .filter(|text| text.split('.').count() > 2 || *text == "patchbay.draining" || *text == "patchbay.logins")
+        .map(|text| text.replace('.', "_"))
+        .collect();
+    let runbook = read("docs/operating.md");
+    let rows = runbook.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: BTreeSet<String> = rows
+        .flat_map(|row| row.split(" |").next().unwrap_or_default().split('`'))
+        .filter(|text| text.starts_with("patchbay_") || text.starts_with("http_server_"))
+        .map(|text| {
+            ["_total", "_seconds", "_bytes"].iter().fold(text, |name, unit| name.trim_end_matches(unit)).to_owned()
+        })
+        .collect();
+    // A unit that is part of the name is appended by nobody.
+    let made: BTreeSet<String> = made.iter().map(|name| name.trim_end_matches("_bytes").to_owned()).collect();
+    assert!(made.len() > 20, "{made:?}");
+    assert_eq!(made, listed);
 }
 
 fn raw_target(url: &str) -> tests::server::Server {
