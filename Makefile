@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos demo fmt
+.PHONY: help run test test-chart check bench chaos demo fmt
 
 # Where cargo puts what it builds; our own downloads go beside it.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -15,7 +15,7 @@ BUILD := cargo build --workspace
 END_TO_END := api:: auth:: commands:: dashboard:: events:: kills:: peers:: replay::
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-8s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
 
 run: ## build and start the server, settings from the environment
 	@scripts/setup build
@@ -31,6 +31,10 @@ test: ## all tests, those with foreign WebSocket clients and a browser too
 	PATCHBAY_TEST_ON=split cargo test --workspace --test it -- $(END_TO_END)
 	tests/interop/run
 	tests/browser/run
+
+test-chart: ## the chart: rendered, validated, refused where it must be
+	@scripts/setup chart
+	@"$(CARGO_TARGET_DIR)/chart/bin/python" tests/chart/run
 
 check: ## format, lints, dependency rules, chart
 	@scripts/setup build

@@ -1,0 +1,249 @@
+{{- define "patchbay.name" -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "patchbay.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "patchbay.labels" -}}
+{{ include "patchbay.selector" . }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "patchbay.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "patchbay.secrets" -}}
+{{ .Values.secrets.existingSecret | default (include "patchbay.name" .) }}
+{{- end }}
+
+{{/* What values.schema.json cannot say. */}}
+{{- define "patchbay.check" -}}
+{{- if lt (int .Values.gateway.terminationGracePeriodSeconds) (add (int .Values.gateway.drainSecs) 15 | int) }}
+{{- fail (printf "gateway.terminationGracePeriodSeconds is %d: a pod that drains for gateway.drainSecs (%d) needs at least %d" (int .Values.gateway.terminationGracePeriodSeconds) (int .Values.gateway.drainSecs) (add (int .Values.gateway.drainSecs) 15)) }}
+{{- end }}
+{{- range $role := list "gateway" "worker" }}
+{{- $scale := (index $.Values $role).autoscaling }}
+{{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}
+{{- fail (printf "%s.autoscaling.minReplicas is %d, more than maxReplicas (%d)" $role (int $scale.minReplicas) (int $scale.maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled .Values.httpRoute.enabled }}
+{{- fail "ingress.enabled and httpRoute.enabled: only one of them can lead to the gateways" }}
+{{- end }}
+{{- $given := .Values.secrets.secret }}
+{{- if and $given (lt (len $given) 32) }}
+{{- fail (printf "secrets.secret has %d bytes: at least 32 are needed, for example from: openssl rand -hex 32" (len $given)) }}
+{{- end }}
+{{- $password := .Values.secrets.adminPassword }}
+{{- if and $password (or (lt (len $password) 12) (gt (len $password) 71)) }}
+{{- fail (printf "secrets.adminPassword has %d bytes: 12 to 71 are needed" (len $password)) }}
+{{- end }}
+{{- end }}
+
+{{- define "patchbay.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "patchbay.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* What every process of the release is told. */}}
+{{- define "patchbay.env" -}}
+- name: DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret | default (include "patchbay.name" .) }}
+      key: {{ ternary .Values.database.existingSecretKey "database-url" (ne .Values.database.existingSecret "") }}
+- name: PATCHBAY_BUS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.bus.existingSecret | default (include "patchbay.name" .) }}
+      key: {{ ternary .Values.bus.existingSecretKey "bus-url" (ne .Values.bus.existingSecret "") }}
+- name: PATCHBAY_SECRET
+  valueFrom: {secretKeyRef: {name: {{ include "patchbay.secrets" . }}, key: secret}}
+- name: PATCHBAY_ADMIN_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ include "patchbay.secrets" . }}, key: admin-password}}
+- {name: PATCHBAY_DATA_DIR, value: /var/lib/patchbay}
+- {name: PATCHBAY_DB_CONNECTIONS, value: {{ .Values.database.connections | quote }}}
+- {name: PATCHBAY_BUS_PREFIX, value: {{ .Values.bus.prefix | quote }}}
+{{- if .Values.bus.credentialsSecret }}
+{{- if eq .Values.bus.credentialsKind "nkey" }}
+- {name: PATCHBAY_BUS_NKEY_FILE, value: /etc/patchbay/bus/nkey}
+{{- else }}
+- {name: PATCHBAY_BUS_CREDENTIALS_FILE, value: /etc/patchbay/bus/credentials}
+{{- end }}
+{{- end }}
+{{- if .Values.bus.tlsSecret }}
+- {name: PATCHBAY_BUS_TLS_CA, value: /etc/patchbay/bus-tls/ca.crt}
+{{- if .Values.bus.tlsClientCertificate }}
+- {name: PATCHBAY_BUS_TLS_CERT, value: /etc/patchbay/bus-tls/tls.crt}
+- {name: PATCHBAY_BUS_TLS_KEY, value: /etc/patchbay/bus-tls/tls.key}
+{{- end }}
+{{- end }}
+- {name: RUST_LOG, value: {{ .Values.logLevel | quote }}}
+{{- end }}
+
+{{/* Where a long-running process listens, and what it says of itself in traces. */}}
+{{- define "patchbay.serverEnv" -}}
+- {name: PATCHBAY_INTERNAL_LISTEN, value: "0.0.0.0:3002"}
+{{- if .Values.telemetry.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .Values.telemetry.endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: http/protobuf}
+- {name: OTEL_TRACES_SAMPLER, value: {{ .Values.telemetry.sampler | quote }}}
+{{- if .Values.telemetry.samplerArg }}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .Values.telemetry.samplerArg | quote }}}
+{{- end }}
+- {name: K8S_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+- {name: K8S_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: K8S_POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
+- {name: K8S_NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name=$(K8S_NAMESPACE),k8s.pod.name=$(K8S_POD),k8s.pod.uid=$(K8S_POD_UID),k8s.node.name=$(K8S_NODE)
+{{- end }}
+{{- end }}
+
+{{- define "patchbay.mounts" -}}
+- {name: data, mountPath: /var/lib/patchbay}
+{{- if .Values.database.tlsSecret }}
+- {name: database-tls, mountPath: /etc/patchbay/database, readOnly: true}
+{{- end }}
+{{- if .Values.bus.credentialsSecret }}
+- {name: bus, mountPath: /etc/patchbay/bus, readOnly: true}
+{{- end }}
+{{- if .Values.bus.tlsSecret }}
+- {name: bus-tls, mountPath: /etc/patchbay/bus-tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "patchbay.volumes" -}}
+- {name: data, emptyDir: {sizeLimit: 16Mi}}
+{{- if .Values.database.tlsSecret }}
+- {name: database-tls, secret: {secretName: {{ .Values.database.tlsSecret }}, defaultMode: 0440}}
+{{- end }}
+{{- if .Values.bus.credentialsSecret }}
+- {name: bus, secret: {secretName: {{ .Values.bus.credentialsSecret }}, defaultMode: 0440}}
+{{- end }}
+{{- if .Values.bus.tlsSecret }}
+- {name: bus-tls, secret: {secretName: {{ .Values.bus.tlsSecret }}, defaultMode: 0440}}
+{{- end }}
+{{- end }}
+
+{{/* A role's Deployment. Called with a dict of root and role. */}}
+{{- define "patchbay.deployment" -}}
+{{- $root := .root }}{{ $role := .role }}{{ $own := index $root.Values $role }}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ include "patchbay.name" $root }}-{{ $role }}
+  labels: {{- include "patchbay.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $role }}
+spec:
+  {{- if not $own.autoscaling.enabled }}
+  replicas: {{ $own.replicas }}
+  {{- end }}
+  revisionHistoryLimit: 5
+  selector:
+    matchLabels: {{- include "patchbay.selector" $root | nindent 6 }}
+      app.kubernetes.io/component: {{ $role }}
+  strategy:
+    type: RollingUpdate
+    rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
+  template:
+    metadata:
+      labels: {{- include "patchbay.labels" $root | nindent 8 }}
+        app.kubernetes.io/component: {{ $role }}
+      annotations:
+        # Pods are replaced when what they were told has changed.
+        checksum/secret: {{ include (print $root.Template.BasePath "/secret.yaml") $root | sha256sum | trunc 16 | quote }}
+        {{- with $own.podAnnotations }}{{ toYaml . | nindent 8 }}{{ end }}
+    spec:
+      serviceAccountName: {{ include "patchbay.name" $root }}
+      automountServiceAccountToken: false
+      # Kubernetes would put PATCHBAY_PORT=tcp://… into the environment.
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ $own.terminationGracePeriodSeconds }}
+      securityContext: {{- include "patchbay.podSecurity" $root | nindent 8 }}
+      {{- with $root.Values.image.pullSecrets }}
+      imagePullSecrets: {{- range . }}
+        - {name: {{ . }}}{{ end }}
+      {{- end }}
+      {{- with $own.nodeSelector }}
+      nodeSelector: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $own.tolerations }}
+      tolerations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $own.affinity }}
+      affinity: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- if $own.topologySpread }}
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels: {{- include "patchbay.selector" $root | nindent 14 }}
+              app.kubernetes.io/component: {{ $role }}
+      {{- end }}
+      containers:
+        - name: {{ $role }}
+          image: {{ include "patchbay.image" $root }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          command: [/patchbay, {{ $role }}]
+          env:
+            {{- include "patchbay.env" $root | nindent 12 }}
+            {{- include "patchbay.serverEnv" $root | nindent 12 }}
+            {{- if eq $role "gateway" }}
+            - {name: PATCHBAY_LISTEN, value: "0.0.0.0:3001"}
+            - {name: PATCHBAY_DRAIN_SECS, value: {{ $own.drainSecs | quote }}}
+            - {name: PATCHBAY_MAX_CONNECTIONS, value: {{ $own.maxConnections | int64 | quote }}}
+            - {name: PATCHBAY_TRUSTED_PROXIES, value: {{ join "," $own.trustedProxies | quote }}}
+            {{- if $own.publicUrl }}
+            - {name: PATCHBAY_PUBLIC_URL, value: {{ $own.publicUrl | quote }}}
+            {{- end }}
+            {{- if $own.tlsSecret }}
+            - {name: PATCHBAY_TLS_CERT, value: /etc/patchbay/tls/tls.crt}
+            - {name: PATCHBAY_TLS_KEY, value: /etc/patchbay/tls/tls.key}
+            {{- end }}
+            {{- end }}
+            {{- with $own.extraEnv }}{{ toYaml . | nindent 12 }}{{ end }}
+          ports:
+            {{- if eq $role "gateway" }}
+            - {name: public, containerPort: 3001}
+            {{- end }}
+            - {name: internal, containerPort: 3002}
+          # The start waits 10 s each for the database and the bus, and may migrate.
+          startupProbe: {httpGet: {path: /livez, port: internal}, periodSeconds: 2, failureThreshold: 60}
+          # Neither NATS nor PostgreSQL has a say in it: a restart would not bring them back.
+          livenessProbe: {httpGet: {path: /livez, port: internal}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
+          readinessProbe: {httpGet: {path: /readyz, port: internal}, periodSeconds: 3, timeoutSeconds: 2}
+          lifecycle:
+            preStop: {exec: {command: [/patchbay, drain]}}
+          resources: {{- toYaml $own.resources | nindent 12 }}
+          securityContext: {{- include "patchbay.containerSecurity" $root | nindent 12 }}
+          volumeMounts:
+            {{- include "patchbay.mounts" $root | nindent 12 }}
+            {{- if and (eq $role "gateway") $own.tlsSecret }}
+            - {name: tls, mountPath: /etc/patchbay/tls, readOnly: true}
+            {{- end }}
+      volumes:
+        {{- include "patchbay.volumes" $root | nindent 8 }}
+        {{- if and (eq $role "gateway") $own.tlsSecret }}
+        - {name: tls, secret: {secretName: {{ $own.tlsSecret }}, defaultMode: 0440}}
+        {{- end }}
+{{- end }}
