@@ -8,13 +8,14 @@ mod logs;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use environment::{Tls, Wanted};
+use environment::Wanted;
 use gateway::metrics::Metrics;
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
+    resource::{EnvResourceDetector, TelemetryResourceDetector},
     trace::SdkTracerProvider,
 };
 
@@ -41,15 +42,8 @@ impl Telemetry {
         let wanted = Wanted::read(|name| std::env::var(name).ok())?;
         let resource = resource(service);
         // The exporter's client blocks, and must not be made on a thread of the runtime.
-        let made = std::thread::scope(|scope| {
-            let make = || {
-                anyhow::Ok((exporter(wanted.traces, span_exporter, &wanted.tls)?, {
-                    exporter(wanted.metrics, metric_exporter, &wanted.tls)?
-                }))
-            };
-            scope.spawn(make).join().map_err(|_| anyhow::anyhow!("the exporter cannot be made"))?
-        });
-        let (spans, figures) = made?;
+        let made = std::thread::scope(|scope| scope.spawn(|| exporters(&wanted)).join());
+        let (spans, figures) = made.map_err(|_| anyhow::anyhow!("the exporter cannot be made"))??;
         let tracer = spans.map(|exporter| {
             SdkTracerProvider::builder().with_resource(resource.clone()).with_batch_exporter(exporter).build()
         });
@@ -78,10 +72,9 @@ impl Telemetry {
 
     /// Sends what is left, bounded. To be called when nothing serves `/metrics` any more.
     pub async fn stop(self, metrics: Arc<Metrics>) {
-        let tracer = self.tracer.clone();
-        let traces = tokio::task::spawn_blocking(move || match tracer {
-            Some(tracer) => tracer.shutdown_with_timeout(FLUSH_WAIT).err().map(|error| error.to_string()),
-            None => None,
+        let tracer = self.tracer;
+        let traces = tokio::task::spawn_blocking(move || {
+            tracer.and_then(|tracer| tracer.shutdown_with_timeout(FLUSH_WAIT).err().map(|error| error.to_string()))
         });
         let figures =
             tokio::task::spawn_blocking(move || metrics.stop(FLUSH_WAIT).err().map(|error| error.to_string()));
@@ -96,52 +89,34 @@ impl Telemetry {
 
 /// `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what we say of ourselves.
 fn resource(service: &'static str) -> Resource {
-    let ours = Resource::builder_empty()
+    let named = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
+    // What comes later wins.
+    Resource::builder_empty()
         .with_attributes([
             KeyValue::new("service.name", service),
             KeyValue::new("service.namespace", "patchbay"),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()),
         ])
-        .build();
-    let theirs = Resource::builder_empty()
-        .with_detectors(&[
-            Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector),
-            Box::new(opentelemetry_sdk::resource::EnvResourceDetector::new()),
-        ])
-        .with_attributes(
-            std::env::var("OTEL_SERVICE_NAME")
-                .ok()
-                .filter(|name| !name.is_empty())
-                .map(|name| KeyValue::new("service.name", name)),
-        )
-        .build();
-    let merged = ours.iter().chain(theirs.iter()).map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(merged.collect::<Vec<_>>()).build()
+        .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())])
+        .with_attributes(named.map(|name| KeyValue::new("service.name", name)))
+        .build()
 }
 
-fn exporter<T>(
-    wanted: bool,
-    make: impl FnOnce(Option<reqwest::blocking::Client>) -> anyhow::Result<T>,
-    tls: &Tls,
-) -> anyhow::Result<Option<T>> {
-    if wanted { make(tls.client()?).map(Some) } else { Ok(None) }
+/// What is wanted of the two. They share the client that uses our files, where there are some.
+fn exporters(wanted: &Wanted) -> anyhow::Result<(Option<SpanExporter>, Option<MetricExporter>)> {
+    let client = wanted.tls.client()?;
+    let spans = wanted.traces.then(|| with_client(SpanExporter::builder().with_http(), client.as_ref()).build());
+    let figures = wanted.metrics.then(|| with_client(MetricExporter::builder().with_http(), client.as_ref()).build());
+    Ok((
+        spans.transpose().context("OTEL_EXPORTER_OTLP_*: traces cannot be exported")?,
+        figures.transpose().context("OTEL_EXPORTER_OTLP_*: metrics cannot be exported")?,
+    ))
 }
 
-fn span_exporter(client: Option<reqwest::blocking::Client>) -> anyhow::Result<SpanExporter> {
-    let builder = SpanExporter::builder().with_http();
-    let builder = match client {
-        Some(client) => builder.with_http_client(client),
+fn with_client<B: WithHttpConfig>(builder: B, client: Option<&reqwest::blocking::Client>) -> B {
+    match client {
+        Some(client) => builder.with_http_client(client.clone()),
         None => builder,
-    };
-    builder.build().context("OTEL_EXPORTER_OTLP_*: traces cannot be exported")
-}
-
-fn metric_exporter(client: Option<reqwest::blocking::Client>) -> anyhow::Result<MetricExporter> {
-    let builder = MetricExporter::builder().with_http();
-    let builder = match client {
-        Some(client) => builder.with_http_client(client),
-        None => builder,
-    };
-    builder.build().context("OTEL_EXPORTER_OTLP_*: metrics cannot be exported")
+    }
 }

@@ -51,17 +51,11 @@ pub fn rename(span: &Span, name: String) {
     }
 }
 
-/// Says that the span has to do with a context from elsewhere, which it is no child of.
-pub fn link(span: &Span, to: &TraceContext) {
-    if let Some(to) = read(to).filter(|_| !span.is_disabled()) {
-        span.add_link(to);
-    }
-}
-
-/// [`link`], by a stored `traceparent`.
+/// Says that the span has to do with a stored `traceparent`, which it is no child of.
 pub fn link_stored(span: &Span, traceparent: Option<&str>) {
-    if let Some(to) = traceparent.filter(|_| !span.is_disabled()).and_then(TraceContext::parse) {
-        link(span, &to);
+    let stored = traceparent.filter(|_| !span.is_disabled()).and_then(TraceContext::parse);
+    if let Some(to) = stored.as_ref().and_then(read) {
+        span.add_link(to);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use jobs::Command;
+use jobs::{Kind, State};
 use opentelemetry::{Context, KeyValue, metrics::Histogram, trace::TraceContextExt as _};
 use tracing::Span;
+use uuid::Uuid;
 
 /// Seconds: from a frame that is read at once to a scan, and to an agent that comes back tomorrow.
 const BOUNDARIES: [f64; 14] =
@@ -20,12 +21,12 @@ static DURATION: LazyLock<Histogram<f64>> = LazyLock::new(|| {
 });
 
 /// A command has ended.
-pub fn ended(command: &Command, at_ms: i64) {
+pub fn ended(id: Uuid, kind: Kind, state: State, at_ms: i64) {
     // The id says when it was made.
-    let Some((secs, nanos)) = command.id.get_timestamp().map(|at| at.to_unix()) else { return };
+    let Some((secs, nanos)) = id.get_timestamp().map(|at| at.to_unix()) else { return };
     let asked_ms = i64::try_from(secs * 1_000 + u64::from(nanos) / 1_000_000).unwrap_or(at_ms);
     let took = Duration::from_millis(u64::try_from(at_ms - asked_ms).unwrap_or(0));
-    let labels = [KeyValue::new("kind", command.kind.name()), KeyValue::new("state", command.state.name())];
+    let labels = [KeyValue::new("kind", kind.name()), KeyValue::new("state", state.name())];
     DURATION.record(took.as_secs_f64(), &labels);
 }
 

@@ -58,8 +58,8 @@ pub struct Work<C> {
     free: HashSet<Uuid>,
     /// Hosts that have read settings, and how many minutes these said.
     settings_read: Vec<(Uuid, i64)>,
-    /// Commands that have ended.
-    ended: Vec<Command>,
+    /// Commands that have ended, and how.
+    ended: Vec<(Uuid, Kind, State)>,
 }
 
 impl<E: Engine> SqlStore<E> {
@@ -73,8 +73,8 @@ impl<E: Engine> SqlStore<E> {
         let Work { mut tx, tasks, ended, now, .. } = work;
         let ring = tasks.push(&mut tx).await?;
         tx.commit().await?;
-        for command in ended {
-            measure::ended(&command, now);
+        for (id, kind, state) in ended {
+            measure::ended(id, kind, state, now);
         }
         for queue in ring {
             self.bell.ring(queue);
@@ -150,12 +150,12 @@ impl<C: Conn> Work<C> {
         if let Some(at) = step.push_at {
             self.tasks.add(command.kind.spec().queue(), command.id, at);
         }
-        if step.moved && command.is_final() {
-            self.ended.push(command.clone());
+        let ended = step.moved && command.is_final();
+        if ended {
+            self.ended.push((command.id, command.kind, command.state));
         }
         // A scan that was rung and ends before it began leaves its turn to the next.
-        let ended = step.moved && command.is_final() && command.kind.spec().exclusive();
-        if step.ring_next || ended {
+        if step.ring_next || (ended && command.kind.spec().exclusive()) {
             self.free.insert(command.host_id);
         }
         if step.moved && command.state == State::Delivered && command.kind == Kind::SettingsUpdate {
