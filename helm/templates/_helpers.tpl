@@ -143,6 +143,37 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{/* The pod of what runs once. Called with a dict of root, name and command. */}}
+{{- define "patchbay.oncePod" -}}
+{{- $root := .root }}
+restartPolicy: Never
+# The release's own account.
+serviceAccountName: {{ include "patchbay.name" $root }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext: {{- include "patchbay.podSecurity" $root | nindent 2 }}
+{{- include "patchbay.pullSecrets" $root }}
+containers:
+  - name: {{ .name }}
+    image: {{ include "patchbay.image" $root }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    command: {{ toJson .command }}
+    env: {{- include "patchbay.env" $root | nindent 6 }}
+    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 256Mi}}
+    securityContext: {{- include "patchbay.containerSecurity" $root | nindent 6 }}
+    volumeMounts: {{- include "patchbay.mounts" $root | nindent 6 }}
+volumes: {{- include "patchbay.volumes" $root | nindent 2 }}
+{{- end }}
+
+{{- define "patchbay.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - {name: {{ . }}}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A role's Deployment. Called with a dict of root and role. */}}
 {{- define "patchbay.deployment" -}}
 {{- $root := .root }}{{ $role := .role }}{{ $own := index $root.Values $role }}
@@ -168,8 +199,8 @@ spec:
       labels: {{- include "patchbay.labels" $root | nindent 8 }}
         app.kubernetes.io/component: {{ $role }}
       annotations:
-        # Pods are replaced when what they were told has changed.
-        checksum/secret: {{ include (print $root.Template.BasePath "/secret.yaml") $root | sha256sum | trunc 16 | quote }}
+        # Pods are replaced when what they were told has changed; what is generated stays as it is.
+        checksum/secret: {{ toJson (list $root.Values.database $root.Values.bus $root.Values.secrets) | sha256sum | trunc 16 | quote }}
         {{- with $own.podAnnotations }}{{ toYaml . | nindent 8 }}{{ end }}
     spec:
       serviceAccountName: {{ include "patchbay.name" $root }}
@@ -178,10 +209,7 @@ spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ $own.terminationGracePeriodSeconds }}
       securityContext: {{- include "patchbay.podSecurity" $root | nindent 8 }}
-      {{- with $root.Values.image.pullSecrets }}
-      imagePullSecrets: {{- range . }}
-        - {name: {{ . }}}{{ end }}
-      {{- end }}
+      {{- include "patchbay.pullSecrets" $root | indent 6 }}
       {{- with $own.nodeSelector }}
       nodeSelector: {{- toYaml . | nindent 8 }}
       {{- end }}
