@@ -6,8 +6,10 @@ mod collector;
 use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use collector::{Collector, Told};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{
+    admin::Admin,
     credentials::Credentials,
     raw::{self, PATIENCE, Wire},
 };
@@ -52,23 +54,12 @@ impl Drop for Gateway {
     }
 }
 
-async fn post(url: &str, headers: &[(&str, &str)], body: &Value) -> reqwest::Response {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let request = headers.iter().fold(client.post(url), |request, (name, value)| request.header(*name, *value));
-    request.json(body).send().await.unwrap()
-}
-
-async fn token(server: &Server) -> String {
-    let login = json!({"username": "admin", "password": PASSWORD});
-    let answer: Value = post(&format!("{}/api/v1/auth/login", server.url()), &[], &login).await.json().await.unwrap();
-    format!("Bearer {}", answer["token"].as_str().unwrap())
-}
-
 /// What an agent posts once it has read `report_now`.
 async fn report(url: &str, host: &Credentials) {
-    let [id, key] = raw::credentials(host);
-    let answer = post(&format!("{url}/api/v1/hosts/update"), &[id, key], &json!({"packages": []})).await;
-    assert_eq!(answer.status(), 200);
+    let request = Admin::new(url).unwrap().request(Method::POST, "/hosts/update").json(&json!({"packages": []}));
+    let request =
+        raw::credentials(host).into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    assert_eq!(request.send().await.unwrap().status(), 200);
 }
 
 fn exporting(to: &str) -> Vec<(&'static str, String)> {
@@ -93,13 +84,14 @@ async fn a_command_is_one_story_over_two_gateways_and_a_worker() {
     let host = server.add_hosts("web", 1).await.remove(0);
     let mut agent = Wire::agent(&raw_target(&other.url), &host).await.unwrap();
 
-    let (bearer, parent) = (token(&server).await, format!("00-{TRACE}-00f067aa0ba902b7-01"));
-    let asked = post(
-        &format!("{}/api/v1/commands", server.url()),
-        &[("authorization", &bearer), ("traceparent", &parent)],
-        &json!({"kind": "report_now", "host_ids": [host.id]}),
-    )
-    .await;
+    let admin = server.admin().await;
+    let asked = admin
+        .request(Method::POST, "/commands")
+        .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))
+        .json(&json!({"kind": "report_now", "host_ids": [host.id]}))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(asked.status(), 202);
     let asked: Value = asked.json().await.unwrap();
     let command = asked["commands"][0]["id"].as_str().unwrap().to_owned();
@@ -141,7 +133,7 @@ async fn a_command_is_one_story_over_two_gateways_and_a_worker() {
 
     let upgrade = |told: &Told| told.span.name == "GET /api/{version}/agents/ws";
     assert_eq!(collector.span("the upgrade", upgrade).await.text("http.response.status_code").as_deref(), Some("101"));
-    let secrets = [host.api_key.as_str(), PASSWORD, bearer.trim_start_matches("Bearer ")];
+    let secrets = [host.api_key.as_str(), PASSWORD, admin.token().unwrap()];
     for told in collector.spans() {
         let text = format!("{told:?}");
         assert!(!secrets.iter().any(|secret| text.contains(secret)), "a secret is in {}", told.span.name);
