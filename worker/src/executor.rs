@@ -4,7 +4,6 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -27,22 +26,24 @@ use jobs::{
 };
 use parking_lot::Mutex;
 use store::{Bell, Store};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::{Deliverer, Queues, Settings, maintenance};
+use crate::{
+    Deliverer, Queues, Settings,
+    backend::{Gated, Tasks},
+    maintenance,
+};
 
 /// Tasks one fetch takes.
-const FETCH: usize = 32;
+pub const FETCH: usize = 32;
 /// A worker that was not heard for this long is dead; its tasks are handed to others.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 const MISSED_HEARTBEATS: usize = 3;
 /// The queue is looked at this often without a ring: tasks that were pushed for later are due at whole seconds.
-const TICK: Duration = Duration::from_secs(1);
-/// A ring that falls into a fetch under way is heard by ringing once more.
-const RING_AGAIN: Duration = Duration::from_millis(4);
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// While the database is away the workers of all queues end every few seconds: told so often is enough.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
@@ -84,7 +85,8 @@ macro_rules! register {
             let (tables, handlers, concurrency) = (Arc::clone(&$tables), $handlers.clone(), $concurrency);
             monitor = monitor.register(move |_| {
                 let handlers = handlers.clone();
-                let backend = tables.backend::<DeliverTask>(config!($config, queue));
+                let gated = Gated::new(tables.queue_tables(config!($config, queue)), handlers.bell.clone(), queue);
+                let backend = Tasks::<_, DeliverTask>::new(gated);
                 WorkerBuilder::new(unique_name(queue))
                     .backend(backend.poll_with_strategy(handlers.rung(queue)))
                     .concurrency(concurrency)
@@ -97,7 +99,9 @@ macro_rules! register {
         let (tables, handlers) = ($tables, $handlers);
         monitor.register(move |_| {
             let handlers = handlers.clone();
-            let backend = tables.backend::<MaintenanceTask>(config!($config, Queue::Maintenance));
+            let queue = Queue::Maintenance;
+            let gated = Gated::new(tables.queue_tables(config!($config, queue)), handlers.bell.clone(), queue);
+            let backend = Tasks::<_, MaintenanceTask>::new(gated);
             WorkerBuilder::new(unique_name(Queue::Maintenance))
                 .backend(backend.poll_with_strategy(handlers.rung(Queue::Maintenance)))
                 .concurrency(1)
@@ -207,12 +211,11 @@ impl Ending {
     }
 }
 
-/// Wakes a worker when the bell rings, once more shortly after, and every second.
+/// Wakes a worker when the bell rings, and every second. Whether there is something to look for then, its backend knows.
 struct Rung {
     bell: Arc<Bell>,
     queue: Queue,
     seen: u64,
-    again: Option<Pin<Box<Sleep>>>,
     ticks: Interval,
 }
 
@@ -220,7 +223,7 @@ impl Rung {
     fn new(bell: Arc<Bell>, queue: Queue) -> Self {
         let mut ticks = interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { seen: bell.rings_for(queue), bell, queue, again: None, ticks }
+        Self { seen: bell.rings_for(queue), bell, queue, ticks }
     }
 }
 
@@ -230,13 +233,6 @@ impl PollStrategy for Rung {
         // Each is polled until it is pending: only then will it wake this task.
         while self.bell.poll(self.queue, &mut self.seen, cx) {
             woken = true;
-            self.again = Some(Box::pin(sleep(RING_AGAIN)));
-        }
-        if let Some(again) = &mut self.again
-            && again.as_mut().poll(cx).is_ready()
-        {
-            woken = true;
-            self.again = None;
         }
         while self.ticks.poll_tick(cx).is_ready() {
             woken = true;

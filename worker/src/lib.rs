@@ -4,6 +4,7 @@
 //! be done ([`deliver`]). What no task wakes, the sweep finds ([`sweep`]).
 
 mod announce;
+mod backend;
 mod deliver;
 mod executor;
 mod figures;

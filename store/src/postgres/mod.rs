@@ -10,7 +10,7 @@ mod queue;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 pub use conn::PgConn;
-pub use queue::Backend;
+pub use queue::QueueTables;
 use sqlx::{
     Connection, Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},

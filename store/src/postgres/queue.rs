@@ -1,21 +1,93 @@
 //! The queue's tables in PostgreSQL: with its twin for SQLite the only module that names apalis here.
 
-use apalis_core::task::builder::TaskBuilder;
-use apalis_postgres::{PgTask, PostgresStorage};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use apalis_core::{
+    backend::persistence::{Persistence, TaskEvent},
+    task::builder::TaskBuilder,
+    worker::context::WorkerContext,
+};
+use apalis_postgres::{Config, Error, PgPool, PgTask, PostgresStorage, queries};
 use jobs::Queue;
 use sqlx::{PgConnection, migrate::Migrator};
 
 use super::PostgresStore;
 use crate::sql::NewTask;
 
-/// The backend of the executor for one queue.
-pub type Backend<T> = PostgresStorage<T>;
+/// What the executor does to the tables of one queue, each thing in as few statements as it takes.
+#[derive(Clone)]
+pub struct QueueTables {
+    pool: PgPool,
+    config: Config,
+}
 
 impl PostgresStore {
-    /// The executor's backend for a queue. It shares the pool.
+    /// A queue's tables. They share the pool.
     #[must_use]
-    pub fn backend<T>(&self, config: apalis_postgres::Config) -> Backend<T> {
-        PostgresStorage::new(&self.engine.pool).with_config(config)
+    pub fn queue_tables(&self, config: Config) -> QueueTables {
+        QueueTables { pool: self.engine.pool.clone(), config }
+    }
+}
+
+impl Persistence for QueueTables {
+    type Compact = Vec<u8>;
+    type Response = serde_json::Value;
+    type Error = Error;
+
+    async fn register(&mut self, worker: &WorkerContext) -> Result<(), Error> {
+        let queue = self.config.queue.as_ref();
+        let mut tx = self.pool.begin().await?;
+        queries::reenqueue_orphaned(&mut *tx, queue, self.config.orphaned_duration().as_secs()).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        queries::register_worker(&mut *tx, queue, worker, &now.into(), "PgStorage").await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn heartbeat(&mut self, worker: &WorkerContext) -> Result<(), Error> {
+        let queue = self.config.queue.as_ref();
+        let mut tx = self.pool.begin().await?;
+        queries::keep_alive(&mut *tx, queue, worker).await?;
+        queries::reenqueue_orphaned(&mut *tx, queue, self.config.orphaned_duration().as_secs()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// One statement, so no transaction around it.
+    async fn fetch_next(&mut self, worker: &WorkerContext) -> Result<Vec<PgTask>, Error> {
+        let mut conn = self.pool.acquire().await?;
+        queries::fetch_next(&mut *conn, &self.config, worker).await
+    }
+
+    async fn handle_events(
+        &mut self,
+        events: Vec<TaskEvent<serde_json::Value>>,
+        worker: &WorkerContext,
+    ) -> Result<(), Error> {
+        let done: Vec<_> = events.iter().filter_map(done).collect();
+        if !done.is_empty() {
+            let mut conn = self.pool.acquire().await?;
+            queries::handle_results(&mut *conn, &done, worker.name()).await?;
+        }
+        Ok(())
+    }
+
+    async fn reenqueue_abandoned(&mut self, tasks: Vec<PgTask>, worker: &WorkerContext) -> Result<u64, Error> {
+        let ids: Vec<String> = tasks.iter().filter_map(|task| task.task_id()).map(ToString::to_string).collect();
+        let mut conn = self.pool.acquire().await?;
+        queries::reenqueue_abandoned(&mut *conn, self.config.queue.as_ref(), worker.name(), &ids).await
+    }
+
+    async fn push_tasks(&mut self, tasks: Vec<PgTask>) -> Result<(), Error> {
+        let mut tx = self.pool.begin().await?;
+        queries::push_tasks(&mut *tx, self.config.queue.as_ref(), tasks).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+fn done(event: &TaskEvent<serde_json::Value>) -> Option<&queries::ResultPayload> {
+    match event {
+        TaskEvent::Complete(result) => Some(result),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ mod queue;
 
 use std::{path::Path, time::Duration};
 
-pub use queue::Backend;
+pub use queue::QueueTables;
 use sqlx::{
     AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::Migrator,

@@ -1,22 +1,100 @@
 //! The queue's tables in SQLite: with its twin for PostgreSQL the only module that names apalis here.
 
-use apalis_core::task::builder::TaskBuilder;
-use apalis_sqlite::{SqlitePool, SqliteStorage, SqliteTask};
+use std::time::Duration;
+
+use apalis_core::{
+    backend::{
+        WorkerFilter,
+        persistence::{Persistence, TaskEvent},
+    },
+    task::builder::TaskBuilder,
+    worker::context::WorkerContext,
+};
+use apalis_sqlite::{Config, Error, SqlitePool, SqliteStorage, SqliteTask, queries};
 use jobs::Queue;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use crate::{StoreError, sql::NewTask};
 
-/// The backend of the executor for one queue.
-pub type Backend<T> = SqliteStorage<T>;
+/// What the executor does to the tables of one queue, each thing in as few statements as it takes.
+#[derive(Clone)]
+pub struct QueueTables {
+    pool: SqlitePool,
+    config: Config,
+}
 
 impl SqliteStore {
-    /// The executor's backend for a queue. It shares the one writer connection.
+    /// A queue's tables. They share the one writer connection.
     #[must_use]
-    pub fn backend<T>(&self, config: apalis_sqlite::Config) -> Backend<T> {
-        SqliteStorage::new(&self.engine.writer).with_config(config)
+    pub fn queue_tables(&self, config: Config) -> QueueTables {
+        QueueTables { pool: self.engine.writer.clone(), config }
     }
+}
+
+impl Persistence for QueueTables {
+    type Compact = Vec<u8>;
+    type Response = serde_json::Value;
+    type Error = Error;
+
+    async fn register(&mut self, worker: &WorkerContext) -> Result<(), Error> {
+        let queue = self.config.queue.to_string();
+        let mut tx = self.pool.begin().await?;
+        let ours = WorkerFilter::Only(worker.name().to_owned());
+        let dead_for = seconds(self.config.heartbeat_interval);
+        queries::reenqueue_orphaned(&mut *tx, dead_for, &queue, &ours).await?;
+        queries::register_worker(&mut *tx, &self.config, worker, "SqliteStorage").await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn heartbeat(&mut self, worker: &WorkerContext) -> Result<(), Error> {
+        let queue = self.config.queue.to_string();
+        let mut tx = self.pool.begin().await?;
+        queries::keep_alive(&mut *tx, &self.config, worker).await?;
+        let others = WorkerFilter::AllExcept(worker.name().to_owned());
+        queries::reenqueue_orphaned(&mut *tx, seconds(self.config.orphaned_duration()), &queue, &others).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// One statement, so no transaction around it.
+    async fn fetch_next(&mut self, worker: &WorkerContext) -> Result<Vec<SqliteTask>, Error> {
+        queries::fetch_next(&self.pool, &self.config, worker).await
+    }
+
+    async fn handle_events(
+        &mut self,
+        events: Vec<TaskEvent<serde_json::Value>>,
+        worker: &WorkerContext,
+    ) -> Result<(), Error> {
+        let done: Vec<_> = events.iter().filter_map(done).collect();
+        if !done.is_empty() {
+            queries::ack_tasks(&self.pool, &done, worker.name()).await?;
+        }
+        Ok(())
+    }
+
+    async fn reenqueue_abandoned(&mut self, tasks: Vec<SqliteTask>, worker: &WorkerContext) -> Result<u64, Error> {
+        let ids: Vec<String> = tasks.iter().filter_map(|task| task.task_id()).map(ToString::to_string).collect();
+        let queue = self.config.queue.to_string();
+        Ok(queries::reenqueue_abandoned(&self.pool, &queue, worker.name(), &ids).await?)
+    }
+
+    async fn push_tasks(&mut self, tasks: Vec<SqliteTask>) -> Result<(), Error> {
+        let mut tx = self.pool.begin().await?;
+        queries::push_tasks(&mut *tx, self.config.queue.as_ref(), &tasks).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+fn done(event: &TaskEvent<serde_json::Value>) -> Option<&queries::AckPayload> {
+    match event {
+        TaskEvent::Complete(result) => Some(result),
+        _ => None,
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Brings the queue's tables up to date. Its own `setup` would switch durability off.
