@@ -1,7 +1,5 @@
 //! The queue's tables in PostgreSQL: with its twin for SQLite the only module that names apalis here.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use apalis_core::{
     backend::persistence::{Persistence, TaskEvent},
     task::builder::TaskBuilder,
@@ -12,12 +10,13 @@ use jobs::Queue;
 use sqlx::{PgConnection, migrate::Migrator};
 
 use super::PostgresStore;
-use crate::sql::NewTask;
+use crate::{Clock, sql::NewTask};
 
 /// What the executor does to the tables of one queue, each thing in as few statements as it takes.
 #[derive(Clone)]
 pub struct QueueTables {
     pool: PgPool,
+    clock: Clock,
     config: Config,
 }
 
@@ -25,7 +24,7 @@ impl PostgresStore {
     /// A queue's tables. They share the pool.
     #[must_use]
     pub fn queue_tables(&self, config: Config) -> QueueTables {
-        QueueTables { pool: self.engine.pool.clone(), config }
+        QueueTables { pool: self.engine.pool.clone(), clock: self.engine.clock.clone(), config }
     }
 }
 
@@ -38,8 +37,7 @@ impl Persistence for QueueTables {
         let queue = self.config.queue.as_ref();
         let mut tx = self.pool.begin().await?;
         queries::reenqueue_orphaned(&mut *tx, queue, self.config.orphaned_duration().as_secs()).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = self.clock.now_ms() / 1_000;
         queries::register_worker(&mut *tx, queue, worker, &now.into(), "PgStorage").await?;
         Ok(tx.commit().await?)
     }
