@@ -22,11 +22,12 @@ pub const TWIN_SCANS: &str = "('queued', 'waiting', 'sending', 'sent', 'delivere
 /// States in which an identical command of another kind does: its host has not read it.
 pub const TWINS: &str = "('queued', 'waiting', 'sending')";
 
-/// Open commands of these hosts that ask for the same; the oldest comes last.
+/// Open commands of these hosts that ask for the same. Looked for by their host: the kind is hidden from the planner, and no
+/// order is asked for, or it would walk through all commands of the kind.
 pub fn twins_sql(states: &str) -> String {
     format!(
-        "SELECT id, host_id, state FROM commands WHERE final = 0 AND kind = $1 AND payload = $2 AND state IN {states} \
-         AND cancel_requested_at IS NULL AND host_id IN (SELECT value FROM json_each($3)) ORDER BY id DESC"
+        "SELECT id, host_id, state FROM commands WHERE final = 0 AND kind || '' = $1 AND payload = $2 AND state IN {states} \
+         AND cancel_requested_at IS NULL AND host_id IN (SELECT value FROM json_each($3))"
     )
 }
 
@@ -172,15 +173,18 @@ async fn twins<C: Conn>(
         return Ok(HashMap::new());
     };
     let text = twins_sql(states);
-    work.tx
-        .all(sql(text).bind(batch.kind.name()).bind(batch.payload.to_string()).bind(id_list(hosts)))
-        .await?
-        .iter()
-        .map(|row| {
-            let state = State::of_name(get(row, "state")?).ok_or_else(|| StoreError::Corrupt("state".to_owned()))?;
-            Ok((get_uuid(row, "host_id")?, (get_uuid(row, "id")?, state)))
-        })
-        .collect()
+    let rows =
+        work.tx.all(sql(text).bind(batch.kind.name()).bind(batch.payload.to_string()).bind(id_list(hosts))).await?;
+    let mut oldest: HashMap<Uuid, (Uuid, State)> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let state = State::of_name(get(row, "state")?).ok_or_else(|| StoreError::Corrupt("state".to_owned()))?;
+        let (id, host_id) = (get_uuid(row, "id")?, get_uuid(row, "host_id")?);
+        let twin = oldest.entry(host_id).or_insert((id, state));
+        if id < twin.0 {
+            *twin = (id, state);
+        }
+    }
+    Ok(oldest)
 }
 
 pub async fn insert<C: Conn>(

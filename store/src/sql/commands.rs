@@ -38,6 +38,10 @@ pub const LATELY_UNCONFIRMED: &str = "c.id IN (SELECT id FROM commands WHERE hos
 pub fn list_sql(filter: &ListFilter) -> (String, Vec<String>) {
     let mut sql = format!("SELECT {COMMAND} FROM commands c WHERE c.id < $1");
     let mut args = Vec::new();
+    // Of a batch or a host there are few: their state and kind are hidden from the planner, which would rather walk through
+    // all commands of a kind.
+    let hidden = if filter.batch_id.is_some() || filter.host_id.is_some() { " || ''" } else { "" };
+    let (kind, state) = (format!("kind{hidden}"), format!("state{hidden}"));
     let mut narrow = |column: &str, value: Option<String>| {
         if let Some(value) = value {
             args.push(value);
@@ -46,8 +50,8 @@ pub fn list_sql(filter: &ListFilter) -> (String, Vec<String>) {
     };
     narrow("batch_id", filter.batch_id.map(|id| id.to_string()));
     narrow("host_id", filter.host_id.map(|id| id.to_string()));
-    narrow("state", filter.state.map(|s| s.name().to_owned()));
-    narrow("kind", filter.kind.map(|k| k.name().to_owned()));
+    narrow(&state, filter.state.map(|s| s.name().to_owned()));
+    narrow(&kind, filter.kind.map(|k| k.name().to_owned()));
     sql.push_str(" ORDER BY c.id DESC LIMIT $2");
     (sql, args)
 }

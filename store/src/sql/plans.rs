@@ -33,6 +33,7 @@ pub fn hot_queries<E: Engine>() -> Vec<(&'static str, String)> {
         ("identical commands", batch::twins_sql(batch::TWINS)),
         ("identical scans", batch::twins_sql(batch::TWIN_SCANS)),
         ("newest commands", list(&all)),
+        ("newest commands of a kind", list(&ListFilter { kind, ..all.clone() })),
         ("a batch", list(&ListFilter { batch_id, ..all.clone() })),
         ("a batch, narrowed", list(&ListFilter { batch_id, state, kind, ..all.clone() })),
         ("a host's commands", list(&ListFilter { host_id, ..all.clone() })),

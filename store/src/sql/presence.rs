@@ -65,10 +65,11 @@ pub const STALE_KEYS: &str = "SELECT v.id FROM (SELECT value ->> 0 AS id, CAST(v
 pub const CLEAR_HINTS: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
      disconnected_at = $1 WHERE connected = 1";
 
-/// Hosts that have not seen the settings their owner wants, and have nothing under way that would tell them.
+/// Hosts that have not seen the settings their owner wants, and have nothing under way that would tell them. What is under
+/// way is looked for by its host: the kind is hidden from the planner.
 pub const UNSEEN: &str = "SELECT id, update_interval FROM hosts h WHERE settings_seen < settings_revision \
      AND id IN (SELECT value FROM json_each($1)) \
-     AND NOT EXISTS (SELECT 1 FROM commands WHERE host_id = h.id AND final = 0 AND kind = 'settings_update')";
+     AND NOT EXISTS (SELECT 1 FROM commands WHERE host_id = h.id AND final = 0 AND kind || '' = 'settings_update')";
 
 /// A condition on `c`: what a connect may wake.
 pub const WAKES: &str = "c.final = 0 AND c.state IN ('waiting', 'sent', 'delivered', 'running') \

@@ -227,10 +227,16 @@ async fn hot_statements_walk_through_no_table() {
             let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&other).await.unwrap();
             let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
             assert!(!plan.is_empty(), "{name}");
-            let walk = plan.iter().find(|step| walks(step));
+            let of_a_kind = ["newest commands of a queue", "newest commands of a kind"].contains(name);
+            let walk = plan.iter().find(|step| walks(step) || (goes_by_kind(step) && !of_a_kind));
             assert!(walk.is_none(), "{name} (analysed: {analysed}): {plan:#?}\n{sql}");
         }
     }
+}
+
+/// Does this step go through the commands of a kind, ended ones too? Nearly all there are may be of one.
+fn goes_by_kind(step: &str) -> bool {
+    step.contains("INDEX commands_kind")
 }
 
 /// Does this step look at every row of a table of ours? A partial index holds only the rows it is about.
