@@ -3,7 +3,6 @@
 
 mod batches;
 mod cancels;
-pub mod claims;
 mod crowd;
 mod events;
 mod odd_agents;

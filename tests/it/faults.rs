@@ -7,7 +7,6 @@
 mod balancer;
 mod fault;
 mod part;
-mod stream;
 mod town;
 mod trial;
 mod truth;

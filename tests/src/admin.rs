@@ -141,6 +141,21 @@ impl Admin {
         self.get(&format!("/commands/{id}")).await?.ok()
     }
 
+    /// The rows of the commands that a query names, as `batch_id=…`, or of all there are; oldest first.
+    pub async fn commands(&self, query: &str) -> anyhow::Result<Vec<Value>> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/commands?limit=1000&{query}{cursor}")).await?.ok()?;
+            rows.extend(page["items"].as_array().context("GET /commands: no items")?.iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        rows.reverse();
+        Ok(rows)
+    }
+
     /// Reads a command's row until it fits, every 20 ms. The error holds the last row.
     pub async fn wait_command(
         &self,

@@ -7,12 +7,14 @@
 //! - [`agent::Agent`] is one host: its start, its socket, its reports and scans, its chosen misbehaviour;
 //! - [`log::FrameLog`] is what the hosts really got and really did, for comparing with what a server claims;
 //! - [`admin::Admin`] is the other side: a logged-in API client that makes hosts and asks for commands;
+//! - [`stream::Stream`] asks for commands at a steady rate, and [`claims`] holds rows against what the hosts saw;
 //! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule;
 //! - [`services`] are the servers of others that ours stands on, started for a suite.
 
 pub mod admin;
 pub mod agent;
 pub mod backoff;
+pub mod claims;
 pub mod credentials;
 pub mod fleet;
 pub mod generation;
@@ -28,5 +30,6 @@ pub mod services;
 pub mod socket;
 #[cfg(test)]
 mod standin;
+pub mod stream;
 pub mod summary;
 pub mod timing;

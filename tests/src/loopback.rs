@@ -19,13 +19,13 @@ pub fn source(index: usize, spread: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, byte(place / (254 * 254)), byte(place / 254), byte(place))
 }
 
-/// Connects from `source`, where there is one and the target is an IPv4 address.
+/// Connects from `source`, where there is one and the target is an IPv4 loopback address.
 pub async fn dial(target: SocketAddr, source: Option<Ipv4Addr>, deadline: Duration) -> io::Result<TcpStream> {
     let socket = match target.ip() {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    if let (Some(source), IpAddr::V4(_)) = (source, target.ip()) {
+    if let (Some(source), true) = (source, target.ip().is_loopback() && target.is_ipv4()) {
         // A loopback port that lingers in TIME_WAIT would otherwise refuse an agent that flaps.
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::from((source, 0)))?;

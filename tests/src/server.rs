@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where agents go. Only loopback: the simulator opens thousands of connections and posts invented reports, which nobody
-/// wants on a machine that is not his.
+/// Where agents go. Only loopback, or wherever a network leads that has no way out: the simulator opens thousands of
+/// connections and posts invented reports, which nobody wants on a machine that is not his.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// The socket address of `Host`.
@@ -56,6 +56,13 @@ impl Server {
     }
 }
 
+/// Does no route of this network namespace (`/proc/net/route`) lead to everywhere?
+fn is_closed(routes: &str) -> bool {
+    let mut lines = routes.lines();
+    lines.next().is_some_and(|head| head.starts_with("Iface"))
+        && lines.all(|line| line.split_whitespace().nth(1).is_some_and(|to| to != "00000000"))
+}
+
 fn loopback_address(host: &str) -> Result<SocketAddr, String> {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !name.ends_with(']') || host.starts_with('[') => {
@@ -69,8 +76,8 @@ fn loopback_address(host: &str) -> Result<SocketAddr, String> {
         "[::1]" => IpAddr::V6(Ipv6Addr::LOCALHOST),
         name => name.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| format!("{name:?} is not a loopback address"))?,
     };
-    if !address.is_loopback() {
-        return Err(format!("{address} is not a loopback address"));
+    if !address.is_loopback() && !is_closed(&std::fs::read_to_string("/proc/net/route").unwrap_or_default()) {
+        return Err(format!("{address} is not a loopback address, and this network leads elsewhere"));
     }
     Ok(SocketAddr::new(address, port))
 }
@@ -78,6 +85,14 @@ fn loopback_address(host: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_with_a_way_out_is_not_closed() {
+        let head = "Iface\tDestination\tGateway\n";
+        assert!(is_closed(&format!("{head}cni0\t0000F40A\t00000000\n")));
+        assert!(!is_closed(&format!("{head}cni0\t0000F40A\t00000000\neth0\t00000000\t010011AC\n")));
+        assert!(!is_closed(""));
+    }
 
     #[test]
     fn http_calls_trim_nothing_and_the_socket_trims_slashes() {

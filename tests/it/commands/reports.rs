@@ -3,13 +3,11 @@
 use serde_json::{Value, json};
 use tests::{
     agent::ComplianceMode,
+    claims::at,
     fleet::{Generations, Recipe},
 };
 
-use super::{
-    claims::at,
-    scene::{Scene, quiet},
-};
+use super::scene::{Scene, quiet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_is_done_when_it_has_come_from_either_generation() {

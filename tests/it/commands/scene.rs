@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tests::{
     admin::{Admin, Answer},
     agent::{Agent, AgentConfig, Start},
+    claims,
     credentials::Credentials,
     fleet::{Fleet, Generations, Recipe},
     log::{Event, FrameLog},
     timing::Timing,
 };
 
-use super::claims;
 use crate::harness::Server;
 
 /// How long anything may take that must happen. Far above what it takes, for machines that are busy.
@@ -139,18 +139,7 @@ impl Scene {
 
     /// Those that a query names, as `batch_id=…`; oldest first.
     pub async fn listed(&self, query: &str) -> Vec<Value> {
-        let mut rows = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = self.admin.get(&format!("/commands?limit=1000&{query}{cursor}")).await.unwrap().ok().unwrap();
-            rows.extend(page["items"].as_array().unwrap().iter().cloned());
-            match page["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        rows.reverse();
-        rows
+        self.admin.commands(query).await.unwrap()
     }
 
     /// The frames of one type that a host got.

@@ -1,11 +1,9 @@
 //! `expires_in` and `spread_secs`: not sent after, not sent before.
 
 use serde_json::json;
+use tests::claims::at;
 
-use super::{
-    claims::at,
-    scene::{Scene, quiet},
-};
+use super::scene::{Scene, quiet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_sent_within_its_time_expires_and_is_never_sent() {

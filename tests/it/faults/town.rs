@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use serde_json::Value;
 use tests::{
     admin::Admin,
     credentials::Credentials,
@@ -86,21 +85,6 @@ impl Town {
 
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         self.gateways.iter().chain(&self.workers)
-    }
-
-    /// All rows there are, as a gateway lists them, oldest first.
-    pub async fn rows(&self) -> Vec<Value> {
-        let (mut rows, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = self.admins[0].get(&format!("/commands?limit=1000{cursor}")).await.unwrap().ok().unwrap();
-            rows.extend(page["items"].as_array().unwrap().iter().cloned());
-            match page["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        rows.reverse();
-        rows
     }
 
     /// Whose socket is open now, as the hosts know it.

@@ -1,16 +1,21 @@
 //! One fault, or two at once, under a stream of commands: what was asked, what became of it, and the line of the table.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::{
+    claims::{lost, states},
+    stream::Stream,
+};
 
 use super::{
     fault::{Fault, happen},
-    stream::Stream,
     town::Town,
     truth,
 };
 
+/// Commands a second.
+const RATE: u32 = 12;
 /// Accepted before the fault begins, and after it has ended.
 const BEFORE: usize = 20;
 const AFTER: usize = 20;
@@ -47,7 +52,12 @@ impl Trial {
 
     fn stream(&mut self) -> Stream {
         self.seed += 1;
-        Stream::start(&self.town, self.seed)
+        let hosts = self.town.hosts.iter().map(|host| host.id.clone()).collect();
+        Stream::start(self.town.admins.clone(), hosts, RATE, self.seed)
+    }
+
+    async fn rows(&self) -> Vec<Value> {
+        self.town.admins[0].commands("").await.unwrap()
     }
 
     /// Lets it happen, and looks whether everything is true afterwards.
@@ -68,7 +78,7 @@ impl Trial {
 
         let (duplicates, mut wrong) = truth::contradictions(&self.town, &rows);
         self.ids.extend(asked.ids.iter().cloned());
-        wrong.extend(truth::lost(&self.ids, &rows));
+        wrong.extend(lost(&self.ids, &rows));
         wrong.extend(asked.wrong);
         wrong.extend(truth::settings(&self.town).await);
         let losses = truth::losses(&self.town, last);
@@ -100,16 +110,16 @@ impl Trial {
     /// What is still open belongs to hosts that gave up to tell their deed: their silence passes, and all must be final.
     /// Prints the table, and fails when something in it is wrong.
     pub async fn end(mut self) {
-        let open = self.town.rows().await.into_iter().filter(|row| row["final"] == false).count();
+        let open = self.rows().await.into_iter().filter(|row| row["final"] == false).count();
         if open > 0 {
             println!("{open} rows of hosts that gave up to tell what they did: three hours pass");
             self.town.later(Duration::from_secs(3 * 3_600 + 60)).await;
-            for id in self.town.rows().await.iter().filter_map(|row| row["id"].as_str()) {
+            for id in self.rows().await.iter().filter_map(|row| row["id"].as_str()) {
                 self.town.admins[0].wait_final(id, Duration::from_secs(120)).await.unwrap();
             }
-            let rows = self.town.rows().await;
+            let rows = self.rows().await;
             let (duplicates, wrong) = truth::contradictions(&self.town, &rows);
-            self.wrong.extend(duplicates.into_iter().chain(wrong).chain(truth::lost(&self.ids, &rows)));
+            self.wrong.extend(duplicates.into_iter().chain(wrong).chain(lost(&self.ids, &rows)));
         }
         println!(
             "\n| fault | asked | sent again | ended as | duplicates | mismatches | presence true after | hints true after | \
@@ -120,17 +130,6 @@ impl Trial {
         }
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
     }
-}
-
-fn states<'a>(rows: impl Iterator<Item = &'a Value>) -> String {
-    let mut states: BTreeMap<String, usize> = BTreeMap::new();
-    for row in rows {
-        let state = row["state"].as_str().unwrap_or_default();
-        let state = if row["final"] == true { state.to_owned() } else { format!("{state} (silent)") };
-        *states.entry(state).or_default() += 1;
-    }
-    let states: Vec<_> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
-    states.join(", ")
 }
 
 fn seconds(duration: Duration) -> String {

@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tests::{
     admin::Admin,
+    claims::{self, gave_up},
     log::{Event, What},
 };
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,6 @@ use super::{
     part::Part,
     town::{Socket, Town},
 };
-use crate::commands::claims;
 
 /// Five times what is promised: a test looks whether it holds, and the table says how long it took.
 const PRESENCE: Duration = Duration::from_secs(5 * 2);
@@ -111,7 +111,7 @@ pub fn losses(town: &Town, since: u64) -> usize {
 pub async fn settled(town: &Town) -> Vec<Value> {
     let (deadline, mut fewest, mut moved) = (Instant::now() + SETTLED, usize::MAX, Instant::now());
     loop {
-        let rows = town.rows().await;
+        let rows = town.admins[0].commands("").await.unwrap();
         let open: Vec<_> = rows.iter().filter(|row| row["final"] == false).collect();
         if open.len() < fewest {
             (fewest, moved) = (open.len(), Instant::now());
@@ -130,25 +130,10 @@ pub async fn settled(town: &Town) -> Vec<Value> {
     }
 }
 
-/// A post that found no server four times, or one that would not have it: neither is tried again (protocol 6-10).
-fn gave_up(event: &Event) -> bool {
-    match &event.what {
-        What::Http { method: "POST", status: None, attempt, .. } => *attempt == 4,
-        What::Http { method: "POST", status: Some(status), .. } => *status != 200,
-        _ => false,
-    }
-}
-
 /// What the rows say and the hosts don't bear out: duplicates, and all others.
 pub fn contradictions(town: &Town, rows: &[Value]) -> (Vec<String>, Vec<String>) {
     let wrong = claims::contradictions(&town.fleet.log().events(), &town.hosts, rows);
     wrong.into_iter().partition(|wrong| wrong.contains(" times on connection "))
-}
-
-/// Accepted and not there.
-pub fn lost<'a>(ids: impl IntoIterator<Item = &'a String>, rows: &[Value]) -> Vec<String> {
-    let there: HashSet<_> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
-    ids.into_iter().filter(|id| !there.contains(id.as_str())).map(|id| format!("{id}: accepted and lost")).collect()
 }
 
 /// Each host has applied what its owner wants.

@@ -1,13 +1,14 @@
 //! What a server's rows claim, held against what the hosts saw and did. A row may know less than its host; never more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
-use tests::{
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
     credentials::Credentials,
     log::{Event, What},
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Everything in the rows that the log does not bear out, and every frame that came twice on one connection or that no
 /// row asked for. `rows` must be all rows of these hosts.
@@ -155,4 +156,31 @@ impl Story<'_> {
 
 fn require(holds: bool, why: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why.to_owned()) }
+}
+
+/// A post that found no server four times, or one that would not have it: neither is tried again (protocol 6-10).
+pub fn gave_up(event: &Event) -> bool {
+    match &event.what {
+        What::Http { method: "POST", status: None, attempt, .. } => *attempt == 4,
+        What::Http { method: "POST", status: Some(status), .. } => *status != 200,
+        _ => false,
+    }
+}
+
+/// Accepted and not there.
+pub fn lost<'a>(ids: impl IntoIterator<Item = &'a String>, rows: &[Value]) -> Vec<String> {
+    let there: HashSet<_> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
+    ids.into_iter().filter(|id| !there.contains(id.as_str())).map(|id| format!("{id}: accepted and lost")).collect()
+}
+
+/// How the rows stand: `12 expired, 40 succeeded`. Of those that are not final only their hosts could tell more.
+pub fn states<'a>(rows: impl Iterator<Item = &'a Value>) -> String {
+    let mut states: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows {
+        let state = row["state"].as_str().unwrap_or_default();
+        let state = if row["final"] == true { state.to_owned() } else { format!("{state} (silent)") };
+        *states.entry(state).or_default() += 1;
+    }
+    let states: Vec<_> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+    states.join(", ")
 }

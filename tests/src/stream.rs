@@ -7,17 +7,14 @@ use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::admin::Admin;
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::town::Town;
+use crate::admin::Admin;
 
-/// A second.
-const RATE: u32 = 12;
 /// Requests that are not answered yet; more are not made.
 const UNDER_WAY: usize = 32;
 /// For one answer.
@@ -41,14 +38,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn start(town: &Town, seed: u64) -> Self {
+    /// So many a second, to these hosts by their ids, through any of these.
+    pub fn start(admins: Vec<Admin>, hosts: Vec<String>, rate: u32, seed: u64) -> Self {
         let (asked, stop) = (Arc::<Mutex<Asked>>::default(), watch::Sender::new(false));
-        let hosts: Vec<_> = town.hosts.iter().map(|host| host.id.clone()).collect();
         let mut dice = StdRng::seed_from_u64(seed);
-        let (admins, shared, mut stopped) = (town.admins.clone(), asked.clone(), stop.subscribe());
+        let (shared, mut stopped) = (asked.clone(), stop.subscribe());
         let task = tokio::spawn(async move {
             let mut requests = JoinSet::new();
-            let mut ticks = interval(Duration::from_secs(1) / RATE);
+            let mut ticks = interval(Duration::from_secs(1) / rate);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for number in 0_u64.. {
                 tokio::select! {
@@ -87,7 +84,7 @@ impl Stream {
     /// Asks for nothing more, and waits until all that was asked for is accepted.
     pub async fn stop(self) -> Asked {
         self.stop.send_replace(true);
-        self.task.await.unwrap();
+        self.task.await.expect("the stream does not panic");
         std::mem::take(&mut *self.asked.lock())
     }
 }
