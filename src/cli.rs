@@ -15,7 +15,7 @@ pub use run::run;
 ///
 /// Without a command it serves: gateway and worker in one process, on SQLite, with nothing else to install.
 #[derive(Debug, Parser)]
-#[command(name = "patchbay", version, max_term_width = 100, subcommand_help_heading = "Commands", after_help = EXAMPLES)]
+#[command(name = "patchbay", version = crate::version::VERSION, max_term_width = 100, subcommand_help_heading = "Commands", after_help = EXAMPLES)]
 pub struct Cli {
     /// TOML file with settings; the environment wins over it [env: PATCHBAY_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
@@ -71,6 +71,15 @@ pub enum Command {
     ///
     /// Serving does the same when it starts.
     Migrate,
+
+    /// Connect an agent of a host made for it, have a command delivered, and remove the host again
+    ///
+    /// For gateways and workers that share a database and a bus: run it where DATABASE_URL and PATCHBAY_BUS_URL are
+    /// theirs. Fails with the step that failed.
+    Check {
+        /// Where agents connect, such as http://patchbay:3001; the certificate of https:// is not looked at
+        url: String,
+    },
 
     /// Have the running server close its sockets and stop
     ///

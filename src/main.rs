@@ -2,6 +2,7 @@
 //! what a server does is in `gateway/`, `worker/` and the crates below them.
 
 mod admin;
+mod check;
 mod cli;
 mod config;
 mod data_dir;
@@ -12,6 +13,7 @@ mod password;
 mod serve;
 mod signals;
 mod telemetry;
+mod version;
 mod wiring;
 
 use std::process::ExitCode;

@@ -25,6 +25,7 @@ use crate::{
     parts::{Opened, first_user, first_user_of_many, listen},
     signals,
     telemetry::Telemetry,
+    version::VERSION,
     wiring,
 };
 
@@ -60,7 +61,7 @@ pub async fn embedded(config: Config) -> anyhow::Result<()> {
     tasks.spawn(admin_socket.serve(Arc::new(operations), stop_admin.clone()));
 
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = VERSION,
         listen = %gateway.address(),
         internal = %gateway.internal_address(),
         tls = config.tls_cert.is_some(),
@@ -105,7 +106,7 @@ pub async fn gateway(config: Config) -> anyhow::Result<()> {
     let metrics = telemetry.instruments()?;
     let gateway = Gateway::start(settings, opened.store(), bus.clone(), metrics.clone(), public, internal).await?;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = VERSION,
         gateway = %gateway.app().gateway_id,
         listen = %gateway.address(),
         internal = %gateway.internal_address(),
@@ -135,11 +136,11 @@ pub async fn worker(config: Config) -> anyhow::Result<()> {
     first_user_of_many(&config, opened.store().as_ref()).await?;
     let bus = wiring::open_bus(&config).await?;
     let metrics = telemetry.instruments()?;
-    let internal = Internal::start(internal, metrics.clone(), &bus)?;
+    let internal = Internal::start(internal, VERSION, metrics.clone(), &bus)?;
     let listening = opened.listen();
     let worker = Worker::start(&wiring::worker_settings(&config), opened.store(), bus.clone(), &opened.queues());
     internal.started();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), internal = %internal.address(), "worker running");
+    tracing::info!(version = VERSION, internal = %internal.address(), "worker running");
     tokio::select! {
         () = stop.cancelled() => {}
         () = internal.draining().cancelled() => {}
@@ -200,6 +201,15 @@ pub async fn executor_without_server(config: &Config, data_dir: &DataDir) -> any
     // With the bus of one process nobody listens: what is told on it concerns nobody.
     let bus = wiring::open_bus(config).await?;
     Ok(Operations { admin: Admin::new(store, bus), drain: None })
+}
+
+/// Brings a database that many processes use to this version's schema. Nothing else is needed for it, no bus either.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn migrate(config: &Config) -> anyhow::Result<Value> {
+    Opened::open(config).await?.close().await;
+    Ok(json!({"migrated": true}))
 }
 
 /// Runs one admin command on a database that many processes use, and tells them.

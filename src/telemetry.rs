@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
 
 pub use logs::{Thinned, Traced};
 
-use crate::logging;
+use crate::{logging, version::VERSION};
 
 /// How long the last spans and figures may take at the end.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ fn resource(service: &'static str) -> Resource {
         .with_attributes([
             KeyValue::new("service.name", service),
             KeyValue::new("service.namespace", "patchbay"),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.version", VERSION),
             KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()),
         ])
         .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())])

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use bus::{Bus, LoginFile, MemoryBus, NatsBus, NatsOptions};
 
-use crate::config::{BusUrl, Config, Secret};
+use crate::{
+    config::{BusUrl, Config, Secret},
+    version::VERSION,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -13,6 +16,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub fn gateway_settings(config: &Config, secret: &Secret) -> gateway::Settings {
     const MIB: usize = 1 << 20;
     gateway::Settings {
+        version: VERSION,
         secret: secret.to_secret_string(),
         tls: config.tls_cert.clone().zip(config.tls_key.clone()),
         trusted_proxies: config.trusted_proxies.to_vec(),

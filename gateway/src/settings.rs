@@ -8,6 +8,8 @@ use secrecy::SecretString;
 /// Settings of one gateway.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Which build this is, as probes are told.
+    pub version: &'static str,
     /// JWTs and seals are keyed by what is derived from it.
     pub secret: SecretString,
     /// Certificate chain and key, PEM, re-read when they change. Unset: plain HTTP, TLS by a proxy.
@@ -41,6 +43,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            version: env!("CARGO_PKG_VERSION"),
             secret: SecretString::from("0".repeat(64)),
             tls: None,
             trusted_proxies: Vec::new(),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Cli, Command, ConfigArgs, Host, PasswordArgs, User, output};
 use crate::{
     admin::{self, Executor as _},
+    check,
     config::{self, Config, Password, Problems, Role},
     data_dir::{DataDir, Held},
     logging, password, serve,
@@ -31,8 +32,24 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Host(command)) => host(command, cli.json, &load(Role::Embedded)?).await,
         Some(Command::User(command)) => user(command, cli.json, &load(Role::Embedded)?).await,
         Some(Command::Migrate) => {
-            let done = ask(&load(Role::Embedded)?, json!({"op": "migrate"})).await?;
+            let config = load(Role::Embedded)?;
+            let done = if config.is_shared() {
+                logging::init("warn", None)?;
+                serve::migrate(&config).await?
+            } else {
+                ask(&config, json!({"op": "migrate"})).await?
+            };
             show(cli.json, &done, || "The database has this version's schema.\n".to_owned())
+        }
+        Some(Command::Check { url }) => {
+            logging::init("warn", None)?;
+            let done = check::check(&load(Role::Embedded)?, &url).await?;
+            show(cli.json, &done, || {
+                let (connected, delivered) = (&done["connected_ms"], &done["delivered_ms"]);
+                format!(
+                    "An agent connected in {connected} ms; a command was delivered to it {delivered} ms after it was asked for.\n"
+                )
+            })
         }
         Some(Command::Drain) => {
             let config = load(Role::Embedded)?;

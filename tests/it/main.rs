@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod check;
 #[allow(dead_code, reason = "each suite takes what it needs")]
 mod cli;
 mod commands;

@@ -194,3 +194,14 @@ async fn a_certificate_that_cannot_be_used_is_one_line_at_the_start() {
         assert!(line.len() > text(named).len() + 10, "no reason: {line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_serves_tls_is_checked_over_it() {
+    let certificate = Certificate::make();
+    let (chain, key) = (certificate.chain(), certificate.key());
+    let mut server = Server::spread_out(&[("PATCHBAY_TLS_CERT", text(&chain)), ("PATCHBAY_TLS_KEY", text(&key))]);
+    server.restart().await;
+    let url = server.url().replace("http://", "https://");
+    let told = patchbay(&server, &["--json", "check", &url]).await.json();
+    assert!(told["delivered_ms"].is_u64(), "{told}");
+}

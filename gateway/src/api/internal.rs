@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 /// What probes look at.
 #[derive(Clone)]
 pub struct Probes {
+    /// Which build this is.
+    pub version: &'static str,
     /// How the process is.
     pub health: Arc<Health>,
     /// Its instruments.
@@ -43,15 +45,15 @@ pub fn internal_router(probes: Probes) -> Router {
 }
 
 async fn livez(State(probes): State<Probes>) -> Response {
-    health(probes.health.dead())
+    health(&probes, probes.health.dead())
 }
 
 async fn readyz(State(probes): State<Probes>) -> Response {
-    health(probes.health.not_ready(probes.draining.is_cancelled()))
+    health(&probes, probes.health.not_ready(probes.draining.is_cancelled()))
 }
 
-fn health(wrong: Option<&'static str>) -> Response {
-    let version = env!("CARGO_PKG_VERSION");
+fn health(probes: &Probes, wrong: Option<&'static str>) -> Response {
+    let version = probes.version;
     match wrong {
         None => Answer(json!({"status": "ok", "version": version})).into_response(),
         Some(reason) => {

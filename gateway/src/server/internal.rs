@@ -29,12 +29,17 @@ impl Internal {
     ///
     /// # Errors
     /// When the listener has no address.
-    pub fn start(listener: TcpListener, metrics: Arc<Metrics>, bus: &Arc<dyn Bus>) -> std::io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        version: &'static str,
+        metrics: Arc<Metrics>,
+        bus: &Arc<dyn Bus>,
+    ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (health, tasks) = (Arc::<Health>::default(), TaskTracker::new());
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         metrics.observe_bus(Arc::clone(bus));
-        let probes = Probes { health: Arc::clone(&health), metrics, draining: draining.clone() };
+        let probes = Probes { version, health: Arc::clone(&health), metrics, draining: draining.clone() };
         let process = accept::Process {
             stopping: stopping.clone(),
             tasks: tasks.clone(),

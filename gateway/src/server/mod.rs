@@ -111,6 +111,7 @@ impl Gateway {
             max_connections: app.settings.max_connections,
         };
         let probes = Probes {
+            version: app.settings.version,
             health: Arc::clone(&app.api.health),
             metrics: Arc::clone(&app.metrics),
             draining: app.draining.clone(),

@@ -4,6 +4,7 @@
 //! touches a socket, and a session ([`agent_session`], [`dashboard_session`]) decides without IO what to do.
 
 mod agent_session;
+pub mod client;
 mod connection;
 mod dashboard;
 mod dashboard_session;
