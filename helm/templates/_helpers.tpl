@@ -24,6 +24,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.secrets.existingSecret | default (include "patchbay.name" .) }}
 {{- end }}
 
+{{/* Of the NATS and the PostgreSQL for trying out. Called with a dict of root and part. Not the selector of ours: its
+policies are not theirs. */}}
+{{- define "patchbay.trialSelector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}-trial
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end }}
+
+{{- define "patchbay.trialLabels" -}}
+{{ include "patchbay.trialSelector" . }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
 {{/* What values.schema.json cannot say. */}}
 {{- define "patchbay.check" -}}
 {{- if lt (int .Values.gateway.terminationGracePeriodSeconds) (add (int .Values.gateway.drainSecs) 15 | int) }}
@@ -37,6 +51,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if and .Values.ingress.enabled .Values.httpRoute.enabled }}
 {{- fail "ingress.enabled and httpRoute.enabled: only one of them can lead to the gateways" }}
+{{- end }}
+{{- if and .Values.trial.enabled (or .Values.database.existingSecret .Values.bus.existingSecret) }}
+{{- fail "trial.enabled brings its own database and bus: database.existingSecret and bus.existingSecret must be empty" }}
 {{- end }}
 {{- $given := .Values.secrets.secret }}
 {{- if and $given (lt (len $given) 32) }}
@@ -62,13 +79,38 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* What every process of the release is told. */}}
-{{- define "patchbay.env" -}}
+{{/* The database's URL. Of a trial: the password that the release's Secret has, or one for all time of this rendering. */}}
+{{- define "patchbay.databaseUrl" -}}
+{{- if .Values.trial.enabled }}
+{{- printf "postgres://patchbay:%s@%s-trial-postgresql:5432/postgres" (include "patchbay.trialPassword" .) (include "patchbay.name" .) }}
+{{- else }}
+{{- .Values.database.url }}
+{{- end }}
+{{- end }}
+
+{{- define "patchbay.trialPassword" -}}
+{{- if not (hasKey .Values.trial "generated") }}
+{{- $kept := (lookup "v1" "Secret" .Release.Namespace (include "patchbay.name" .) | default dict).data | default dict }}
+{{- $_ := set .Values.trial "generated" (index $kept "trial-password" | default "" | b64dec | default (randAlphaNum 24)) }}
+{{- end }}
+{{- .Values.trial.generated }}
+{{- end }}
+
+{{/* What reaches the database. Called with a dict of root and the name of the chart's own secret. */}}
+{{- define "patchbay.databaseEnv" -}}
+{{- $database := .root.Values.database -}}
 - name: DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.database.existingSecret | default (include "patchbay.name" .) }}
-      key: {{ ternary .Values.database.existingSecretKey "database-url" (ne .Values.database.existingSecret "") }}
+      name: {{ $database.existingSecret | default .secret }}
+      key: {{ ternary $database.existingSecretKey "database-url" (ne $database.existingSecret "") }}
+- {name: PATCHBAY_DATA_DIR, value: /var/lib/patchbay}
+- {name: PATCHBAY_DB_CONNECTIONS, value: {{ $database.connections | quote }}}
+{{- end }}
+
+{{/* What every process of the release is told. */}}
+{{- define "patchbay.env" -}}
+{{ include "patchbay.databaseEnv" (dict "root" . "secret" (include "patchbay.name" .)) }}
 - name: PATCHBAY_BUS_URL
   valueFrom:
     secretKeyRef:
@@ -78,8 +120,6 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ include "patchbay.secrets" . }}, key: secret}}
 - name: PATCHBAY_ADMIN_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "patchbay.secrets" . }}, key: admin-password}}
-- {name: PATCHBAY_DATA_DIR, value: /var/lib/patchbay}
-- {name: PATCHBAY_DB_CONNECTIONS, value: {{ .Values.database.connections | quote }}}
 - {name: PATCHBAY_BUS_PREFIX, value: {{ .Values.bus.prefix | quote }}}
 {{- if .Values.bus.credentialsSecret }}
 {{- if eq .Values.bus.credentialsKind "nkey" }}
@@ -143,7 +183,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
-{{/* The pod of what runs once. Called with a dict of root, name and command. */}}
+{{/* The pod of what runs once. Called with a dict of root, name, command and env. */}}
 {{- define "patchbay.oncePod" -}}
 {{- $root := .root }}
 restartPolicy: Never
@@ -158,7 +198,7 @@ containers:
     image: {{ include "patchbay.image" $root }}
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     command: {{ toJson .command }}
-    env: {{- include "patchbay.env" $root | nindent 6 }}
+    env: {{- .env | nindent 6 }}
     resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 256Mi}}
     securityContext: {{- include "patchbay.containerSecurity" $root | nindent 6 }}
     volumeMounts: {{- include "patchbay.mounts" $root | nindent 6 }}
@@ -186,6 +226,11 @@ metadata:
 spec:
   {{- if not $own.autoscaling.enabled }}
   replicas: {{ $own.replicas }}
+  {{- else }}
+  {{- /* As many as there are: without a number Helm would set one, until the autoscaler looks again. */}}
+  {{- with lookup "apps/v1" "Deployment" $root.Release.Namespace (printf "%s-%s" (include "patchbay.name" $root) $role) }}
+  replicas: {{ .spec.replicas }}
+  {{- end }}
   {{- end }}
   revisionHistoryLimit: 5
   selector:
