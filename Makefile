@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-chart check bench chaos demo fmt
+.PHONY: help run test test-chart test-kubernetes check bench chaos image demo fmt
 
 # Where cargo puts what it builds; our own downloads go beside it.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -15,7 +15,7 @@ BUILD := cargo build --workspace
 END_TO_END := api:: auth:: commands:: dashboard:: events:: kills:: peers:: replay::
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-15s %s\n' "$$name" "$$what"; done
 
 run: ## build and start the server, settings from the environment
 	@scripts/setup build
@@ -24,16 +24,18 @@ run: ## build and start the server, settings from the environment
 	@echo 'Starting it. Agents and API: $(or $(PATCHBAY_LISTEN),127.0.0.1:3001). Data: $(or $(PATCHBAY_DATA_DIR),./data). Ctrl-C stops it.'
 	@exec "$$CARGO_TARGET_DIR/debug/patchbay"
 
-test: ## all tests, those with foreign WebSocket clients and a browser too
-	@scripts/setup build interop services browser
+test: ## all tests, those with foreign WebSocket clients, a browser and the chart too
+	@scripts/setup build interop services browser chart
 	$(BUILD)
 	cargo test --workspace
 	PATCHBAY_TEST_ON=split cargo test --workspace --test it -- $(END_TO_END)
 	tests/interop/run
 	tests/browser/run
+	"$(CARGO_TARGET_DIR)/chart/bin/python" tests/chart/run
 
-test-chart: ## the chart: rendered, validated, refused where it must be
-	@scripts/setup chart
+test-chart: ## the chart alone: rendered, validated, refused where it must be
+	@scripts/setup build chart
+	$(BUILD)
 	@"$(CARGO_TARGET_DIR)/chart/bin/python" tests/chart/run
 
 check: ## format, lints, dependency rules, chart
@@ -52,6 +54,16 @@ chaos: ## faults at random, two at a time: ARGS='--secs 60 --seed 7'
 	@scripts/setup build services
 	$(BUILD)
 	scripts/chaos $(ARGS)
+
+image: ## pack the release binary into target/image/patchbay.tar, as localhost/patchbay:dev
+	@scripts/setup build
+	$(BUILD) --release
+	@scripts/image "$$CARGO_TARGET_DIR/release/patchbay" "$$CARGO_TARGET_DIR/image/patchbay.tar" localhost/patchbay:dev
+
+test-kubernetes: ## the chart on a real one-node Kubernetes, started for it; needs root
+	@scripts/setup build services
+	$(BUILD) --release
+	tests/kubernetes/run
 
 demo: ## 500 simulated agents against a server that already runs
 	@scripts/setup build
