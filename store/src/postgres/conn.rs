@@ -120,6 +120,8 @@ impl Conn for PgConn {
     /// Not `FOR UPDATE`: what is stored for a host refers to its row, and must not wait for this.
     const LOCK: &'static str = " FOR NO KEY UPDATE";
 
+    const NUMBERED: bool = true;
+
     async fn all(&mut self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
         let span = measure::statement(SYSTEM, &statement.text);
         self.with(|conn| query(statement).fetch_all(conn)).instrument(span).await.map_err(unavailable)

@@ -25,6 +25,10 @@ pub trait Conn: Send + Sized {
     /// Empty where there is one writer at a time.
     const LOCK: &'static str;
 
+    /// Must places have numbers? Where they need not, a long statement is better off without: SQLite looks each of them up
+    /// among all the others.
+    const NUMBERED: bool;
+
     /// Runs a statement and takes its rows.
     fn all(&mut self, statement: Statement) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
 

@@ -3,7 +3,7 @@
 use jobs::{Kind, Queue, State};
 use uuid::Uuid;
 
-use super::{Engine, batch, commands, hosts, maintenance, presence, rows, status, tickets, work};
+use super::{Conn as _, Engine, batch, commands, hosts, maintenance, presence, rows, status, tickets, work};
 use crate::ListFilter;
 
 /// Each with what it does.
@@ -24,8 +24,8 @@ pub fn hot_queries<E: Engine>() -> Vec<(&'static str, String)> {
         ("rows that a late deed may concern", work::read_sql(commands::LATELY_UNCONFIRMED)),
         ("rows that a connect wakes", work::read_sql(presence::WAKES)),
         ("rows that wait for a host", work::read_sql(presence::WAITS)),
-        ("write one row", rows::update_sql(1)),
-        ("write many rows", rows::update_sql(8)),
+        ("write one row", rows::update_sql(1, E::Conn::NUMBERED)),
+        ("write many rows", rows::update_sql(8, E::Conn::NUMBERED)),
         ("settings that were read", work::SETTINGS_READ.to_owned()),
         ("next scans", work::NEXT_SCANS.to_owned()),
         ("hosts with a scan under way", commands::BUSY.to_owned()),

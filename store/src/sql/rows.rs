@@ -176,13 +176,15 @@ const CHANGING: [&str; 28] = [
 /// is more than what it does to a row.
 const SHAPES: [usize; 3] = [1, 8, 64];
 
-/// Writes `rows` commands in one statement; rows without an id are none.
-pub fn update_sql(rows: usize) -> String {
+/// Writes `rows` commands in one statement; rows without an id are none. Every place is used once and in order, so they need
+/// no numbers where the engine has none.
+pub fn update_sql(rows: usize, numbered: bool) -> String {
     let sets: Vec<String> =
         CHANGING.iter().enumerate().map(|(i, name)| format!("{name} = v.column{}", i + 2)).collect();
     let width = CHANGING.len() + 1;
     let row = |n: usize| {
-        let places: Vec<String> = (1..=width).map(|i| format!("${}", n * width + i)).collect();
+        let place = |i: usize| if numbered { format!("${}", n * width + i) } else { "?".to_owned() };
+        let places: Vec<String> = (1..=width).map(place).collect();
         format!("({})", places.join(", "))
     };
     let rows: Vec<String> = (0..rows).map(row).collect();
@@ -190,16 +192,19 @@ pub fn update_sql(rows: usize) -> String {
     format!("UPDATE commands SET {sets} FROM (VALUES {rows}) AS v WHERE commands.id = v.column1")
 }
 
-static UPDATES: LazyLock<[String; SHAPES.len()]> = LazyLock::new(|| SHAPES.map(update_sql));
+type Updates = [String; SHAPES.len()];
+static NUMBERED: LazyLock<Updates> = LazyLock::new(|| SHAPES.map(|rows| update_sql(rows, true)));
+static IN_ORDER: LazyLock<Updates> = LazyLock::new(|| SHAPES.map(|rows| update_sql(rows, false)));
 
 /// Writes everything of these commands that may change.
 pub async fn update<'a, C: Conn>(
     tx: &mut C,
     mut commands: impl ExactSizeIterator<Item = &'a Command> + Send,
 ) -> Result<(), StoreError> {
+    let updates = if C::NUMBERED { &NUMBERED } else { &IN_ORDER };
     while commands.len() > 0 {
         let shape = SHAPES.iter().position(|n| *n >= commands.len()).unwrap_or(SHAPES.len() - 1);
-        let mut statement = sql(UPDATES[shape].as_str());
+        let mut statement = sql(updates[shape].as_str());
         for _ in 0..SHAPES[shape] {
             statement = match commands.next() {
                 Some(command) => bind(statement, command)?,

@@ -142,6 +142,8 @@ impl Conn for SqliteConn {
     /// There is one writer.
     const LOCK: &'static str = "";
 
+    const NUMBERED: bool = false;
+
     async fn all(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
         let span = measure::statement(SYSTEM, &statement.text);
         query(statement).fetch_all(self.get()).instrument(span).await.map_err(unavailable)
