@@ -28,7 +28,37 @@ const ATTEMPTS: u8 = 10;
 pub struct NatsServer {
     dir: TempDir,
     address: SocketAddr,
-    child: Mutex<Option<Child>>,
+    child: Mutex<Option<Running>>,
+}
+
+/// A process, and a watcher that ends it when this one is gone: what lives in a static is never dropped.
+struct Running {
+    server: Child,
+    watcher: Child,
+}
+
+impl Running {
+    fn new(server: Child, folder: &Path) -> Self {
+        let watcher = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 \"$1\"; rm -rf \"$2\"", "watcher", &server.id().to_string()])
+            .arg(folder)
+            // Ours to the end; nobody writes into it.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("sh starts");
+        Self { server, watcher }
+    }
+
+    /// kill -9; its folder stays.
+    fn end(mut self) {
+        let _ = self.watcher.kill();
+        let _ = self.watcher.wait();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }
 
 impl NatsServer {
@@ -68,7 +98,7 @@ impl NatsServer {
 
     /// Its process, for reading its memory from /proc.
     pub fn pid(&self) -> Option<u32> {
-        self.child.lock().expect("lock").as_ref().map(Child::id)
+        self.child.lock().expect("lock").as_ref().map(|running| running.server.id())
     }
 
     /// What it wrote into its log.
@@ -83,9 +113,8 @@ impl NatsServer {
 
     /// kill -9.
     pub fn kill(&self) {
-        if let Some(mut child) = self.child.lock().expect("lock").take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(running) = self.child.lock().expect("lock").take() {
+            running.end();
         }
     }
 
@@ -102,8 +131,7 @@ impl NatsServer {
 
     /// SIGSTOP, or SIGCONT.
     pub fn set_frozen(&self, frozen: bool) {
-        let child = self.child.lock().expect("lock");
-        let pid = child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
         kill_process(pid.expect("it runs"), signal).expect("a signal");
     }
@@ -129,7 +157,7 @@ impl NatsServer {
                 return false;
             }
             if greets(self.address) {
-                *self.child.lock().expect("lock") = Some(child);
+                *self.child.lock().expect("lock") = Some(Running::new(child, self.folder()));
                 return true;
             }
             assert!(Instant::now() < deadline, "nats-server is not ready:\n{}", self.log());
