@@ -1,7 +1,12 @@
 {{- define "patchbay.name" -}}
-{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
-{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- $name := .Values.fullnameOverride }}
+{{- if not $name }}
+{{- $name = ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) | replace "." "-" }}
+{{- /* A Service's name begins with a letter, and is no longer than 63 with what comes behind it. */}}
+{{- if regexMatch "^[0-9]" $name }}{{ $name = printf "p%s" $name }}{{ end }}
+{{- if gt (len $name) 46 }}{{ $name = printf "%s-%s" (trunc 40 $name | trimSuffix "-") (sha256sum $name | trunc 5) }}{{ end }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{- define "patchbay.selector" -}}
@@ -11,13 +16,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "patchbay.labels" -}}
 {{ include "patchbay.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | regexReplaceAll "[^A-Za-z0-9._-]" "-" | trunc 63 | trimAll "-._" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "patchbay.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "patchbay.secrets" -}}
@@ -35,13 +41,13 @@ app.kubernetes.io/component: {{ .part }}
 {{- define "patchbay.trialLabels" -}}
 {{ include "patchbay.trialSelector" . }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{/* What values.schema.json cannot say. */}}
 {{- define "patchbay.check" -}}
-{{- if lt (int .Values.gateway.terminationGracePeriodSeconds) (add (int .Values.gateway.drainSecs) 15 | int) }}
-{{- fail (printf "gateway.terminationGracePeriodSeconds is %d: a pod that drains for gateway.drainSecs (%d) needs at least %d" (int .Values.gateway.terminationGracePeriodSeconds) (int .Values.gateway.drainSecs) (add (int .Values.gateway.drainSecs) 15)) }}
+{{- if lt (int .Values.gateway.terminationGracePeriodSeconds) (add (int .Values.gateway.drainSecs) 25 | int) }}
+{{- fail (printf "gateway.terminationGracePeriodSeconds is %d: a pod that drains for gateway.drainSecs (%d) needs at least %d" (int .Values.gateway.terminationGracePeriodSeconds) (int .Values.gateway.drainSecs) (add (int .Values.gateway.drainSecs) 25)) }}
 {{- end }}
 {{- range $role := list "gateway" "worker" }}
 {{- $scale := (index $.Values $role).autoscaling }}
@@ -51,6 +57,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- if and .Values.ingress.enabled .Values.httpRoute.enabled }}
 {{- fail "ingress.enabled and httpRoute.enabled: only one of them can lead to the gateways" }}
+{{- end }}
+{{- if and .Values.gateway.tlsSecret .Values.httpRoute.enabled }}
+{{- fail "gateway.tlsSecret with httpRoute.enabled: a route speaks plain HTTP to its backend; let the Gateway end TLS" }}
+{{- end }}
+{{- if and .Values.bus.tlsClientCertificate (not .Values.bus.tlsSecret) }}
+{{- fail "bus.tlsClientCertificate is set and bus.tlsSecret, which would have it, is not" }}
+{{- end }}
+{{- if and .Values.gateway.autoscaling.enabled (eq .Values.gateway.autoscaling.metric "cpu") (not (dig "requests" "cpu" "" .Values.gateway.resources)) }}
+{{- fail "gateway.autoscaling.metric is cpu: that needs gateway.resources.requests.cpu" }}
+{{- end }}
+{{- range $what := list .Values.database.existingSecret .Values.bus.existingSecret .Values.secrets.existingSecret }}
+{{- if eq $what (include "patchbay.name" $) }}
+{{- fail (printf "the chart makes a Secret %q itself: give yours another name, or set fullnameOverride" $what) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.trial.enabled (or .Values.database.tlsSecret .Values.bus.tlsSecret .Values.bus.credentialsSecret) }}
+{{- fail "trial.enabled brings a database and a bus without TLS and credentials files: database.tlsSecret, bus.tlsSecret and bus.credentialsSecret must be empty" }}
 {{- end }}
 {{- if and .Values.trial.enabled (or .Values.database.existingSecret .Values.bus.existingSecret) }}
 {{- fail "trial.enabled brings its own database and bus: database.existingSecret and bus.existingSecret must be empty" }}
@@ -67,9 +90,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 
 {{- define "patchbay.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with .Values.podSecurity.userId }}
+runAsUser: {{ . | int64 }}
+runAsGroup: {{ . | int64 }}
+fsGroup: {{ . | int64 }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
@@ -157,6 +182,44 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{- define "patchbay.gatewayEnv" -}}
+{{- $own := .Values.gateway -}}
+- {name: PATCHBAY_LISTEN, value: "0.0.0.0:3001"}
+- {name: PATCHBAY_DRAIN_SECS, value: {{ $own.drainSecs | quote }}}
+- {name: PATCHBAY_MAX_CONNECTIONS, value: {{ $own.maxConnections | int64 | quote }}}
+- {name: PATCHBAY_TRUSTED_PROXIES, value: {{ join "," $own.trustedProxies | quote }}}
+{{- if $own.publicUrl }}
+- {name: PATCHBAY_PUBLIC_URL, value: {{ $own.publicUrl | quote }}}
+{{- end }}
+{{- if $own.tlsSecret }}
+- {name: PATCHBAY_TLS_CERT, value: /etc/patchbay/tls/tls.crt}
+- {name: PATCHBAY_TLS_KEY, value: /etc/patchbay/tls/tls.key}
+{{- end }}
+{{- end }}
+
+{{/* Variables of ours, but those that extraEnv says in another way. Called with a dict of ours and theirs. */}}
+{{- define "patchbay.mergedEnv" -}}
+{{- $said := dict }}
+{{- range .theirs }}{{ $_ := set $said .name true }}{{ end }}
+{{- $all := list }}
+{{- range .ours }}{{ if not (hasKey $said .name) }}{{ $all = append $all . }}{{ end }}{{ end }}
+{{- toYaml (concat $all .theirs) }}
+{{- end }}
+
+{{/* The port that is reached: as it is set, or as the URL has it, or the scheme's. Called with a dict of port, url and default. */}}
+{{- define "patchbay.port" -}}
+{{- $in := regexFind ":[0-9]+$" (urlParse (.url | default "")).host | trimPrefix ":" }}
+{{- .port | default $in | default .default }}
+{{- end }}
+
+{{- define "patchbay.databasePort" -}}
+{{- if .Values.trial.enabled }}5432{{ else }}{{ include "patchbay.port" (dict "port" .Values.database.port "url" (ternary "" .Values.database.url (ne .Values.database.existingSecret "")) "default" 5432) }}{{ end }}
+{{- end }}
+
+{{- define "patchbay.busPort" -}}
+{{- if .Values.trial.enabled }}4222{{ else }}{{ include "patchbay.port" (dict "port" .Values.bus.port "url" (ternary "" .Values.bus.url (ne .Values.bus.existingSecret "")) "default" 4222) }}{{ end }}
+{{- end }}
+
 {{- define "patchbay.mounts" -}}
 - {name: data, mountPath: /var/lib/patchbay}
 {{- if .Values.database.tlsSecret }}
@@ -187,8 +250,7 @@ capabilities: {drop: [ALL]}
 {{- define "patchbay.oncePod" -}}
 {{- $root := .root }}
 restartPolicy: Never
-# The release's own account.
-serviceAccountName: {{ include "patchbay.name" $root }}
+# Not the release's own account: before the first sync of some tools it does not exist.
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- include "patchbay.podSecurity" $root | nindent 2 }}
@@ -243,10 +305,10 @@ spec:
     metadata:
       labels: {{- include "patchbay.labels" $root | nindent 8 }}
         app.kubernetes.io/component: {{ $role }}
-      annotations:
-        # Pods are replaced when what they were told has changed; what is generated stays as it is.
-        checksum/secret: {{ toJson (list $root.Values.database $root.Values.bus $root.Values.secrets) | sha256sum | trunc 16 | quote }}
-        {{- with $own.podAnnotations }}{{ toYaml . | nindent 8 }}{{ end }}
+      # Pods are replaced when what they were told has changed; what is generated stays as it is. Whoever reads the checksum
+      # has to try out guesses of a password by scrypt.
+      {{- $told := derivePassword 1 "maximum" (toJson (list $root.Values.database $root.Values.bus $root.Values.secrets)) $root.Release.Name $root.Release.Namespace }}
+      annotations: {{- toYaml (merge (dict "checksum/secret" (sha256sum $told | trunc 16)) $own.podAnnotations) | nindent 8 }}
     spec:
       serviceAccountName: {{ include "patchbay.name" $root }}
       automountServiceAccountToken: false
@@ -278,30 +340,16 @@ spec:
           image: {{ include "patchbay.image" $root }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           command: [/patchbay, {{ $role }}]
-          env:
-            {{- include "patchbay.env" $root | nindent 12 }}
-            {{- include "patchbay.serverEnv" $root | nindent 12 }}
-            {{- if eq $role "gateway" }}
-            - {name: PATCHBAY_LISTEN, value: "0.0.0.0:3001"}
-            - {name: PATCHBAY_DRAIN_SECS, value: {{ $own.drainSecs | quote }}}
-            - {name: PATCHBAY_MAX_CONNECTIONS, value: {{ $own.maxConnections | int64 | quote }}}
-            - {name: PATCHBAY_TRUSTED_PROXIES, value: {{ join "," $own.trustedProxies | quote }}}
-            {{- if $own.publicUrl }}
-            - {name: PATCHBAY_PUBLIC_URL, value: {{ $own.publicUrl | quote }}}
-            {{- end }}
-            {{- if $own.tlsSecret }}
-            - {name: PATCHBAY_TLS_CERT, value: /etc/patchbay/tls/tls.crt}
-            - {name: PATCHBAY_TLS_KEY, value: /etc/patchbay/tls/tls.key}
-            {{- end }}
-            {{- end }}
-            {{- with $own.extraEnv }}{{ toYaml . | nindent 12 }}{{ end }}
+          {{- $ours := concat (include "patchbay.env" $root | fromYamlArray) (include "patchbay.serverEnv" $root | fromYamlArray) }}
+          {{- if eq $role "gateway" }}{{ $ours = concat $ours (include "patchbay.gatewayEnv" $root | fromYamlArray) }}{{ end }}
+          env: {{- include "patchbay.mergedEnv" (dict "ours" $ours "theirs" $own.extraEnv) | nindent 12 }}
           ports:
             {{- if eq $role "gateway" }}
             - {name: public, containerPort: 3001}
             {{- end }}
             - {name: internal, containerPort: 3002}
-          # The start waits 10 s each for the database and the bus, and may migrate.
-          startupProbe: {httpGet: {path: /livez, port: internal}, periodSeconds: 2, failureThreshold: 60}
+          # The start waits 10 s each for the database and the bus, and may migrate: as long as the Job may.
+          startupProbe: {httpGet: {path: /livez, port: internal}, periodSeconds: 2, failureThreshold: 300}
           # Neither NATS nor PostgreSQL has a say in it: a restart would not bring them back.
           livenessProbe: {httpGet: {path: /livez, port: internal}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
           readinessProbe: {httpGet: {path: /readyz, port: internal}, periodSeconds: 3, timeoutSeconds: 2}
@@ -319,4 +367,17 @@ spec:
         {{- if and (eq $role "gateway") $own.tlsSecret }}
         - {name: tls, secret: {secretName: {{ $own.tlsSecret }}, defaultMode: 0440}}
         {{- end }}
+{{- end }}
+
+{{/* The way to DNS and to the database. */}}
+{{- define "patchbay.toDatabase" -}}
+- ports:
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+- ports: [{port: {{ include "patchbay.databasePort" . }}}]
+  {{- with .Values.networkPolicy.databaseTo }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}
