@@ -14,13 +14,10 @@ use jobs::{Kind, State};
 use serde_json::{Value, json};
 use store::{NewBatch, Store, Target};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{
-    config::Config,
-    parts::{Opened, first_user_of_many},
-    wiring,
-};
+use crate::{config::Config, parts::Opened, signals, wiring};
 
 /// For one step, such as the delivery.
 const STEP: Duration = Duration::from_secs(30);
@@ -36,13 +33,18 @@ pub async fn check(config: &Config, url: &str) -> anyhow::Result<Value> {
         bail!("patchbay check is for gateways and workers that share a PostgreSQL: DATABASE_URL is not one");
     }
     let address = Address::parse(url)?;
-    let opened = Opened::open(config).await?;
-    first_user_of_many(config, opened.store().as_ref()).await?;
+    let stop = CancellationToken::new();
+    signals::cancel_on_signal(stop.clone())?;
+    let opened = Opened::open_made(config).await?;
     let bus = wiring::open_bus(config).await?;
     let admin = Admin::new(opened.store(), bus.clone());
     let name = format!("patchbay-check-{:08x}", rand::random::<u32>());
     let host = admin.run(AdminRequest::HostAdd { name: name.clone() }).await?;
-    let played = play(opened.store(), &address, &host).await;
+    // Whatever happens, also a signal: its host goes again.
+    let played = tokio::select! {
+        played = play(opened.store(), &address, &host) => played,
+        () = stop.cancelled() => Err(anyhow::anyhow!("stopped by a signal")),
+    };
     let removed = admin.run(AdminRequest::HostRemove { id: text(&host, "id")?.to_owned() }).await;
     bus.flush().await;
     opened.close().await;
@@ -62,8 +64,9 @@ async fn play(store: Arc<dyn Store>, address: &Address, host: &Value) -> anyhow:
     let host_id: Uuid = text(host, "id")?.parse()?;
     let batch = NewBatch {
         id: Uuid::now_v7(),
-        kind: Kind::ReportNow,
-        payload: json!({}),
+        // One that has succeeded when it was read: nothing open stays behind.
+        kind: Kind::SettingsUpdate,
+        payload: json!({"update_interval": 60}),
         target: Target::Hosts(vec![host_id]),
         expires_in_ms: i64::try_from(STEP.as_millis())?,
         spread_ms: None,
@@ -73,7 +76,7 @@ async fn play(store: Arc<dyn Store>, address: &Address, host: &Value) -> anyhow:
     };
     let Ok(created) = store.create(&batch).await? else { bail!("the command was not taken") };
     let id = created.commands.first().context("the command was not made")?.id;
-    wait_for(&mut agent, Kind::ReportNow.name()).await.context("no worker delivers")?;
+    wait_for(&mut agent, Kind::SettingsUpdate.name()).await.context("no worker delivers")?;
     let came = millis(asked);
     // The pong that proves it is written by reading on.
     let proved = async {

@@ -39,6 +39,19 @@ impl Opened {
     /// # Errors
     /// One line that names the database, without its password.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::open_with(config, true).await
+    }
+
+    /// Opens it as it is: one that is shared must have this version's tables. For commands that are no server: in a wrong
+    /// database they make nothing.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_made(config: &Config) -> anyhow::Result<Self> {
+        Self::open_with(config, false).await
+    }
+
+    async fn open_with(config: &Config, migrate: bool) -> anyhow::Result<Self> {
         match config.database() {
             DatabaseUrl::Sqlite(path) => {
                 data_dir::private_file(&path)?;
@@ -48,7 +61,8 @@ impl Opened {
                 Ok(Self::Sqlite(Arc::new(store)))
             }
             DatabaseUrl::Postgres(url) => {
-                let store = PostgresStore::open(url.expose(), clock(), wiring::postgres_options(config)).await;
+                let options = store::postgres::Options { migrate, ..wiring::postgres_options(config) };
+                let store = PostgresStore::open(url.expose(), clock(), options).await;
                 let store =
                     store.map_err(why).with_context(|| format!("cannot use the database {url} (DATABASE_URL)"))?;
                 Ok(Self::Postgres(Arc::new(store)))

@@ -218,8 +218,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<Value> {
 /// When the store or the bus is away, and what the command says.
 pub async fn run_shared(config: &Config, request: Value) -> anyhow::Result<Value> {
     use admin::Executor as _;
-    let opened = Opened::open(config).await?;
-    first_user_of_many(config, opened.store().as_ref()).await?;
+    let opened = Opened::open_made(config).await?;
     let bus = wiring::open_bus(config).await?;
     let operations = Operations { admin: Admin::new(opened.store(), bus.clone()), drain: None };
     let done = operations.run(request).await;

@@ -260,6 +260,14 @@ impl Server {
         }
     }
 
+    /// kill -9 of the worker of a server that is spread out: the gateway goes on alone.
+    pub fn kill_worker(&mut self) {
+        if let Some(mut worker) = self.split.as_mut().and_then(|split| split.worker.take()) {
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(&mut self, timeout: Duration) -> ExitStatus {
         self.terminate();

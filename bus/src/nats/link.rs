@@ -39,6 +39,8 @@ pub(super) const WAIT: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_secs(3);
 /// No answer for so long: the bus counts as away, whatever the socket says.
 const MUTE: Duration = Duration::from_secs(5);
+/// Between the ends of two parts of a bus that is dropped.
+const DROPPED_WITHIN: Duration = Duration::from_millis(500);
 /// How often a connection that is not there is looked at: the library's events may get lost.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Confirmations that are asked for and not taken up yet.
@@ -283,6 +285,7 @@ impl Keeper {
                 biased;
                 answer = self.answers.next() => match answer {
                     Some(answer) => self.hear(answer),
+                    None if self.was_dropped().await => return,
                     None => break,
                 },
                 waiter = self.asked.recv() => match waiter {
@@ -302,6 +305,12 @@ impl Keeper {
         }
         // Whoever still waits finds its sender dropped.
         self.is(BusStatus::Closed);
+    }
+
+    /// Did the subscription end because the bus was dropped? Its parts go one after the other.
+    async fn was_dropped(&mut self) -> bool {
+        let all_gone = async { while self.asked.recv().await.is_some() {} };
+        timeout(DROPPED_WITHIN, all_gone).await.is_ok()
     }
 
     fn is(&self, state: BusStatus) {

@@ -22,6 +22,8 @@ pub enum Page {
 pub fn page(settings: &Settings, peer: &Peer, headers: &HeaderMap) -> Page {
     let same_origin = headers.get("sec-fetch-site").is_some_and(|value| value == "same-origin");
     match headers.get(header::ORIGIN) {
+        // Which of them would count?
+        _ if headers.get_all(header::ORIGIN).iter().count() > 1 => Page::Foreign,
         _ if same_origin => Page::Ours,
         None => Page::Unknown,
         Some(origin) if origin.to_str().is_ok_and(|origin| fits(settings, peer, headers, origin)) => Page::Ours,

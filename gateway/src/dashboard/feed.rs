@@ -2,7 +2,7 @@
 //! each takes the newest when it is ready for it. When nothing is heard the workers are asked, and when nobody answers
 //! for a while the snapshot says that it is stale.
 
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bus::{Bus, BusError, Message, Subscribe, request_json};
 use parking_lot::Mutex;
@@ -19,6 +19,8 @@ use crate::App;
 
 /// Most dashboards of a gateway at once.
 const DASHBOARDS_MAX: usize = 200;
+/// Most of one login: nobody keeps the others out.
+const OF_A_LOGIN_MAX: usize = 16;
 /// Snapshots that wait: only the newest one matters.
 const CAPACITY: usize = 16;
 /// A worker publishes every 5 s at least. Nothing heard for longer: ask, as long as somebody looks.
@@ -57,6 +59,26 @@ pub struct Dashboards {
     shown: watch::Sender<Arc<str>>,
     came: Notify,
     places: Arc<Semaphore>,
+    of_logins: Arc<Mutex<HashMap<Uuid, usize>>>,
+}
+
+/// A dashboard's place among the others, free again when it is dropped.
+pub struct Place {
+    _one_of_all: OwnedSemaphorePermit,
+    session_id: Uuid,
+    of_logins: Arc<Mutex<HashMap<Uuid, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut of_logins = self.of_logins.lock();
+        if let Some(count) = of_logins.get_mut(&self.session_id) {
+            *count -= 1;
+            if *count == 0 {
+                of_logins.remove(&self.session_id);
+            }
+        }
+    }
 }
 
 impl Dashboards {
@@ -66,12 +88,20 @@ impl Dashboards {
         let newest = Newest { stale: true, ..Newest::default() };
         let shown = watch::Sender::new(text(gateway_id, &newest));
         let places = Arc::new(Semaphore::new(DASHBOARDS_MAX));
-        Self { gateway_id, newest: Mutex::new(newest), shown, came: Notify::new(), places }
+        Self { gateway_id, newest: Mutex::new(newest), shown, came: Notify::new(), places, of_logins: Arc::default() }
     }
 
-    /// A place for one more; `None` when all are taken.
-    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// A place for one more of a login; `None` when all are taken, or all that one login may have.
+    pub fn place(&self, session_id: Uuid) -> Option<Place> {
+        let one_of_all = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut of_logins = self.of_logins.lock();
+        let count = of_logins.entry(session_id).or_default();
+        if *count >= OF_A_LOGIN_MAX {
+            return None;
+        }
+        *count += 1;
+        drop(of_logins);
+        Some(Place { _one_of_all: one_of_all, session_id, of_logins: Arc::clone(&self.of_logins) })
     }
 
     /// What is shown, from now on: the first is there at once.
@@ -254,9 +284,21 @@ mod tests {
     async fn there_are_so_many_places_and_no_more() {
         let dashboards = Dashboards::new(Uuid::nil());
         assert!(!dashboards.anybody());
-        let mut places: Vec<_> = (0..DASHBOARDS_MAX).map(|_| dashboards.place().unwrap()).collect();
-        assert!(dashboards.anybody() && dashboards.place().is_none());
+        let mut places: Vec<_> = (0..DASHBOARDS_MAX).map(|_| dashboards.place(Uuid::new_v4()).unwrap()).collect();
+        assert!(dashboards.anybody() && dashboards.place(Uuid::nil()).is_none());
         places.pop();
-        assert!(dashboards.place().is_some());
+        assert!(dashboards.place(Uuid::nil()).is_some());
+        drop(places);
+        assert!(dashboards.of_logins.lock().is_empty(), "nothing stays of who has gone");
+    }
+
+    #[tokio::test]
+    async fn one_login_does_not_take_the_places_of_all() {
+        let dashboards = Dashboards::new(Uuid::nil());
+        let one = Uuid::new_v4();
+        let mut places: Vec<_> = (0..OF_A_LOGIN_MAX).map(|_| dashboards.place(one).unwrap()).collect();
+        assert!(dashboards.place(one).is_none() && dashboards.place(Uuid::new_v4()).is_some());
+        places.pop();
+        assert!(dashboards.place(one).is_some());
     }
 }

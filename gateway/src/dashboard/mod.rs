@@ -5,5 +5,5 @@ mod feed;
 mod pages;
 
 pub use entry::{Entry, enter_socket};
-pub use feed::{Dashboards, start};
+pub use feed::{Dashboards, Place, start};
 pub use pages::router;

@@ -85,6 +85,11 @@ impl Address {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(wrong());
         }
+        // What is behind the last colon, where no bracket follows, is a port or nothing that can be.
+        let behind = authority.as_str().rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+        if behind.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(wrong());
+        }
         Ok(Self {
             authority: authority.to_string(),
             host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
@@ -232,8 +237,16 @@ mod tests {
         assert_eq!(address("http://patchbay:3001").unwrap(), ("patchbay".to_owned(), 3001, false));
         assert_eq!(address("https://patchbay/").unwrap(), ("patchbay".to_owned(), 443, true));
         assert_eq!(address("http://[::1]:3001").unwrap(), ("::1".to_owned(), 3001, false));
-        for wrong in ["patchbay:3001", "ws://patchbay", "http://u:p@patchbay", "http://patchbay/api", "http://", "a b"]
-        {
+        for wrong in [
+            "patchbay:3001",
+            "ws://patchbay",
+            "http://u:p@patchbay",
+            "http://patchbay/api",
+            "http://",
+            "a b",
+            "http://h:99999",
+            "http://h:",
+        ] {
             assert!(address(wrong).unwrap_err().contains("HOST"), "{wrong}");
         }
     }

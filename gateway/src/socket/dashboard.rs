@@ -15,7 +15,7 @@ use axum::{
 use futures_util::{FutureExt, future::Fuse};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     App,
     api::{ApiError, allowance::Allowance, client::Peer},
-    dashboard::{self, Entry},
+    dashboard::{self, Entry, Place},
 };
 
 /// How long finding out who it is may take.
@@ -49,18 +49,18 @@ pub async fn upgrade(app: &App, peer: &Peer, mut request: Request<Body>) -> Resp
     response.map(Body::new)
 }
 
-async fn admit(app: &App, peer: &Peer, headers: &HeaderMap) -> Result<(Entry, OwnedSemaphorePermit), ApiError> {
+async fn admit(app: &App, peer: &Peer, headers: &HeaderMap) -> Result<(Entry, Place), ApiError> {
     if app.draining.is_cancelled() {
         return Err(ApiError::Busy("The server is draining"));
     }
     let entered = timeout(ENTER_WAIT, dashboard::enter_socket(app, peer, headers)).await;
     let entry = entered.unwrap_or(Err(ApiError::Busy("Authentication takes too long")))?;
     // Only who may look takes a place.
-    let place = app.dashboards.place().ok_or(ApiError::Busy("Too many dashboards are open"))?;
+    let place = app.dashboards.place(entry.session_id).ok_or(ApiError::Busy("Too many dashboards are open"))?;
     Ok((entry, place))
 }
 
-async fn serve(app: App, switched: fastwebsockets::upgrade::UpgradeFut, entry: Entry, place: OwnedSemaphorePermit) {
+async fn serve(app: App, switched: fastwebsockets::upgrade::UpgradeFut, entry: Entry, place: Place) {
     let Ok(Ok(socket)) = timeout(SWITCH_WAIT, switched).await else { return };
     let mut stream: TokioIo<hyper::upgrade::Upgraded> = socket.into_inner();
     let user = entry.username.clone();

@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 use axum::{
     Json,
     body::Body,
-    http::{HeaderValue, Request, StatusCode, header},
+    http::{HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bus::{MAILBOX, Subscribe, Subscription};
@@ -51,8 +51,28 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
     fastwebsockets::upgrade::is_upgrade_request(request)
 }
 
+/// What RFC 6455 (4.1, 4.2.1) wants of the request and the library does not look at.
+fn is_malformed<B>(request: &Request<B>) -> Option<&'static str> {
+    // Sixteen bytes in base64.
+    let is_key = |key: &[u8]| {
+        let (digits, end) = key.split_at_checked(22).unwrap_or_default();
+        end == b"==" && digits.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+    };
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+    if request.method() != Method::GET {
+        Some("A WebSocket is asked for by GET")
+    } else if key.is_some_and(|key| !is_key(key)) {
+        Some("Sec-WebSocket-Key is not 16 bytes in base64")
+    } else {
+        None
+    }
+}
+
 /// Routes an upgrade. The path has been brought into its plain form.
 pub async fn upgrade(app: &App, peer: &Peer, request: Request<Body>) -> Response {
+    if let Some(why) = is_malformed(&request) {
+        return reject(StatusCode::BAD_REQUEST, why, None);
+    }
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let response = match segments[..] {

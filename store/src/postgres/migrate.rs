@@ -43,6 +43,27 @@ pub async fn run(connect: &PgConnectOptions, start: Duration) -> Result<(), Stor
     Ok(())
 }
 
+/// Are the tables there, and as this version wants them? Changes nothing.
+pub async fn look(connect: &PgConnectOptions, start: Duration) -> Result<(), StoreError> {
+    let mut conn = first_connection(connect, start).await?;
+    let made = sqlx::query_scalar::<_, i64>("SELECT COALESCE(MAX(version), 0) FROM _patchbay_migrations WHERE success");
+    let made = match made.fetch_one(&mut conn).await {
+        Ok(made) => made,
+        // 42P01: there is no such table.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => 0,
+        Err(error) => return Err(said(error)),
+    };
+    let _ = timeout(Duration::from_secs(2), conn.close()).await;
+    let wanted = ours().iter().map(|migration| migration.version).max().unwrap_or(0);
+    if made >= wanted {
+        return Ok(());
+    }
+    let how = if made == 0 { "has no tables of Patchbay" } else { "has tables of an older version" };
+    Err(StoreError::Unavailable(format!(
+        "the database {how}; `patchbay migrate` makes them, or a gateway or worker that starts"
+    )))
+}
+
 /// Connects, waiting for a server that is not there yet; not for one that refuses us.
 async fn first_connection(connect: &PgConnectOptions, start: Duration) -> Result<PgConnection, StoreError> {
     let until = Instant::now() + start;

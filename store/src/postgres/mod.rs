@@ -35,6 +35,8 @@ pub struct Options {
     pub statement: Duration,
     /// How long the first connection may take, a server that starts included.
     pub start: Duration,
+    /// Bring the tables up to date; otherwise they must be.
+    pub migrate: bool,
 }
 
 impl Default for Options {
@@ -45,6 +47,7 @@ impl Default for Options {
             connections: 10,
             statement: Duration::from_secs(10),
             start: Duration::from_secs(10),
+            migrate: true,
         }
     }
 }
@@ -91,7 +94,11 @@ impl PostgresStore {
             .map_err(|error| StoreError::Unavailable(format!("not a URL of PostgreSQL: {error}")))?
             .application_name("patchbay")
             .statement_cache_capacity(256);
-        migrate::run(&connect, options.start).await?;
+        if options.migrate {
+            migrate::run(&connect, options.start).await?;
+        } else {
+            migrate::look(&connect, options.start).await?;
+        }
         // Set by statements, not at the connection's start: PgBouncer would refuse unknown parameters there.
         let settings = format!(
             "SET statement_timeout = {statement}; SET lock_timeout = {statement}; \
@@ -122,7 +129,9 @@ impl PostgresStore {
         let deadline = options.statement + Duration::from_secs(2);
         let mut store = Self::new(PostgresEngine { pool, clock, deadline, following: None }, options.pace_ms);
         store.check_floor().await?;
-        store.seed_roles().await?;
+        if options.migrate {
+            store.seed_roles().await?;
+        }
         store.engine.follow().await?;
         Ok(store)
     }

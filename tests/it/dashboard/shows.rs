@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
+    admin::Admin,
     agent::Start,
     fleet::{Generations, Recipe},
     internal,
@@ -174,12 +175,23 @@ async fn a_slow_reader_gets_the_newest_and_no_backlog() {
 async fn there_is_room_for_so_many_dashboards() {
     let server = Server::start().await;
     let admin = server.admin().await;
+    let refused = async |client: &Admin| {
+        let bearer = format!("Bearer {}", client.token().unwrap());
+        Dashboard::try_open(&server, "/bullboard", &[("Authorization", &bearer)]).await.err().expect("no room")
+    };
+    // A login has so many of them, and others find room all the same.
     let mut open = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..12 {
+        let client = server.admin().await;
+        for _ in 0..16 {
+            open.push(Dashboard::open(&server, &client).await);
+        }
+        assert_eq!(refused(&client).await.status, 503);
+    }
+    for _ in 12 * 16..200 {
         open.push(Dashboard::open(&server, &admin).await);
     }
-    let bearer = format!("Bearer {}", admin.token().unwrap());
-    let full = Dashboard::try_open(&server, "/bullboard", &[("Authorization", &bearer)]).await.err().expect("no room");
+    let full = refused(&server.admin().await).await;
     assert_eq!(full.status, 503, "{full:?}");
     assert!(full.header("retry-after").is_some() && full.json()["error"].is_string(), "{full:?}");
     // Who may not look is told that, not that it is full.
