@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -69,7 +69,6 @@ pub struct Facts {
     sender: mpsc::Sender<Fact>,
     /// Facts that are not stored yet, those in the writer's hand included.
     pending: Arc<AtomicUsize>,
-    dropped: AtomicU64,
 }
 
 impl Facts {
@@ -80,22 +79,17 @@ impl Facts {
         let pending = Arc::default();
         let writer = Writer { store, bus, closing, pending: Arc::clone(&pending) };
         tasks.spawn(writer.run(receiver));
-        Self { sender, pending, dropped: AtomicU64::new(0) }
+        Self { sender, pending }
     }
 
-    /// Hands a fact over, without waiting.
-    pub fn record(&self, fact: Fact) {
+    /// Hands a fact over, without waiting. False: it found no place.
+    pub fn record(&self, fact: Fact) -> bool {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        if self.sender.try_send(fact).is_err() {
+        let taken = self.sender.try_send(fact).is_ok();
+        if !taken {
             self.pending.fetch_sub(1, Ordering::AcqRel);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Facts that found no place.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        taken
     }
 
     /// Facts that are not stored yet.
@@ -153,7 +147,7 @@ impl Writer {
             if n == 0 {
                 break;
             }
-            let span = tracing::info_span!(target: trace::TARGET, parent: None, "store facts", facts = n);
+            let span = tracing::info_span!(target: trace::TARGET, parent: None, "store facts", patchbay.facts = i64::try_from(n).unwrap_or(i64::MAX));
             self.write(&mut facts).instrument(span).await;
             self.pending.fetch_sub(n, Ordering::AcqRel);
         }

@@ -211,7 +211,7 @@ impl Metrics {
         self.flaps.add(1, &[]);
     }
 
-    /// A holder answered: `delivered`, `sent`, `busy`, `superseded`, `unknown`, `dropped`.
+    /// A holder answered: `delivered`, `sent`, `busy`, `superseded`, `unknown`.
     pub fn command_reply(&self, outcome: &'static str) {
         self.command_replies.add(1, &[KeyValue::new("outcome", outcome)]);
     }

@@ -24,6 +24,9 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// More often would only cost time.
+const DELAY_MIN_MS: u64 = 10;
+
 const SAMPLERS: [&str; 6] = [
     "always_on",
     "always_off",
@@ -51,6 +54,21 @@ impl Wanted {
         for signal in ["", "TRACES_", "METRICS_"] {
             read.protocol(&format!("OTEL_EXPORTER_OTLP_{signal}PROTOCOL"))?;
             read.endpoint(&format!("OTEL_EXPORTER_OTLP_{signal}ENDPOINT"))?;
+            read.compression(&format!("OTEL_EXPORTER_OTLP_{signal}COMPRESSION"))?;
+            read.number(&format!("OTEL_EXPORTER_OTLP_{signal}TIMEOUT"), 1)?;
+            read.pairs(&format!("OTEL_EXPORTER_OTLP_{signal}HEADERS"))?;
+        }
+        read.pairs("OTEL_RESOURCE_ATTRIBUTES")?;
+        for name in ["OTEL_BSP_SCHEDULE_DELAY", "OTEL_METRIC_EXPORT_INTERVAL"] {
+            read.number(name, DELAY_MIN_MS)?;
+        }
+        for name in [
+            "OTEL_BSP_EXPORT_TIMEOUT",
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            "OTEL_METRIC_EXPORT_TIMEOUT",
+        ] {
+            read.number(name, 1)?;
         }
         read.sampler()?;
         wanted.tls = read.tls()?;
@@ -109,6 +127,32 @@ impl<F: Fn(&str) -> Option<String>> Read<F> {
             bail!("{name} begins with {:?}; {expected}", format!("{}:", url.scheme()));
         }
         Ok(())
+    }
+
+    fn compression(&self, name: &str) -> anyhow::Result<()> {
+        match self.get(name).as_deref() {
+            None | Some("gzip" | "none") => Ok(()),
+            Some(other) => bail!("{name} is {other:?}: expected gzip or none"),
+        }
+    }
+
+    fn number(&self, name: &str, min: u64) -> anyhow::Result<()> {
+        match self.get(name) {
+            Some(text) if !text.parse::<u64>().is_ok_and(|number| number >= min) => {
+                bail!("{name} is {text:?}: expected a whole number of at least {min}")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `name=value,name=value`. The values may be secrets, so nothing of them is said.
+    fn pairs(&self, name: &str) -> anyhow::Result<()> {
+        let Some(text) = self.get(name) else { return Ok(()) };
+        let is_pair = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| !key.trim().is_empty());
+        match text.split(',').filter(|pair| !pair.trim().is_empty()).position(|pair| !is_pair(pair)) {
+            Some(at) => bail!("{name}: number {} is no NAME=VALUE; several are separated by commas", at + 1),
+            None => Ok(()),
+        }
     }
 
     fn sampler(&self) -> anyhow::Result<()> {
@@ -250,9 +294,17 @@ mod tests {
             ("OTEL_TRACES_SAMPLER", "sometimes", "expected one of always_on"),
             ("OTEL_PROPAGATORS", "trace-context", "expected tracecontext"),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem", "belong together"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzpi", "expected gzip or none"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization Bearer hunter2", "number 1 is no NAME=VALUE"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,garbage", "number 2 is no NAME=VALUE"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "at least 1"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0", "at least 10"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "at least 10"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "at least 1"),
         ] {
             let error = read(&[endpoint, (name, value)]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(said) && !error.contains('\n'), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
         let ratio = [endpoint, ("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "50%")];
         assert!(read(&ratio).expect_err("ratio").to_string().contains("from 0 to 1"));

@@ -1,20 +1,21 @@
 //! Lines of the log: the trace and the span that they belong to, and no flood of what the exporter complains of.
 
 use std::{
+    collections::HashMap,
     fmt,
-    sync::atomic::{AtomicI64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use opentelemetry::{Context, trace::TraceContextExt as _};
+use parking_lot::Mutex;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
 
-/// Seconds between two lines of what the exporter says: it says the same of every batch that it cannot deliver.
-const EXPORTER_SAYS_SECS: i64 = 60;
+/// Between two lines that say the same: the exporter says it of every batch that it cannot deliver.
+const EXPORTER_SAYS: Duration = Duration::from_secs(60);
 
 /// A format that also says which trace an event belongs to.
 pub struct Traced<F> {
@@ -49,25 +50,29 @@ where
     }
 }
 
-/// Lets the exporter speak once a minute, and everybody else as they like.
+/// Lets the exporter say each of its sentences once a minute, and everybody else speak as they like.
 pub struct Thinned {
-    began: Instant,
-    /// The second after which it may speak again.
-    next: AtomicI64,
+    /// When each may be said again.
+    again: Mutex<HashMap<&'static str, Instant>>,
 }
 
 impl Thinned {
     pub fn new() -> Self {
-        Self { began: Instant::now(), next: AtomicI64::new(0) }
+        Self { again: Mutex::default() }
     }
 
     pub fn passes(&self, metadata: &Metadata<'_>) -> bool {
         if !metadata.target().starts_with("opentelemetry") {
             return true;
         }
-        let now = i64::try_from(self.began.elapsed().as_secs()).unwrap_or(i64::MAX);
-        let next = self.next.load(Ordering::Relaxed);
-        now >= next
-            && self.next.compare_exchange(next, now + EXPORTER_SAYS_SECS, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let now = Instant::now();
+        let mut again = self.again.lock();
+        // As many as the library has: its events' names are in its code.
+        let next = again.entry(metadata.name()).or_insert(now);
+        if now < *next {
+            return false;
+        }
+        *next = now + EXPORTER_SAYS;
+        true
     }
 }

@@ -168,7 +168,7 @@ impl Handlers {
             otel.kind = "consumer",
             messaging.operation.type = "process",
             messaging.destination.name = queue.name(),
-            messaging.batch.message_count = task.ids.len(),
+            messaging.batch.message_count = i64::try_from(task.ids.len()).unwrap_or(i64::MAX),
         );
         trace::link_stored(&span, traceparent);
         let deliverer = self.deliverer.clone();

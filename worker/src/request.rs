@@ -52,7 +52,6 @@ pub async fn ask(bus: &dyn Bus, command: &Command, host: &HostFacts, part: Part,
         "request",
         otel.name = format_args!("{verb} {kind}"),
         otel.kind = "client",
-        messaging.system = "nats",
         messaging.operation.type = "send",
         patchbay.command.id = %command.id,
         patchbay.command.kind = kind,
@@ -64,7 +63,7 @@ pub async fn ask(bus: &dyn Bus, command: &Command, host: &HostFacts, part: Part,
     let carried = trace::of(&span).or_else(|| stored.and_then(TraceContext::parse));
     let asked = send(bus, &api_id, &request, carried).instrument(span.clone());
     let outcome = tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Outcome::Unknown);
-    span.record("patchbay.outcome", tracing::field::debug(&outcome));
+    span.record("patchbay.outcome", word(&outcome));
     outcome
 }
 
@@ -102,5 +101,17 @@ async fn send(bus: &dyn Bus, api_id: &ApiId, request: &CommandRequest, trace: Op
             }
             Err(error) => tracing::warn!(%error, "an answer that is none"),
         }
+    }
+}
+
+/// How it went in a word, for traces.
+fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Reply(CommandReply::Delivered { .. }, _) => "delivered",
+        Outcome::Reply(CommandReply::Sent { .. }, _) => "sent",
+        Outcome::Reply(CommandReply::Busy, _) => "busy",
+        Outcome::Reply(CommandReply::Superseded, _) => "superseded",
+        Outcome::Reply(CommandReply::Unknown, _) | Outcome::Unknown => "unknown",
+        Outcome::NoResponder(_) => "no_responder",
     }
 }

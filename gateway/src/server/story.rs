@@ -48,7 +48,7 @@ impl Story {
             trace::rename(&self.span, format!("{} {route}", self.method));
             self.span.record("http.route", route);
         }
-        self.span.record("http.response.status_code", status.as_u16());
+        self.span.record("http.response.status_code", i64::from(status.as_u16()));
         if status.is_server_error() {
             self.span.record("otel.status_code", "ERROR");
         }

@@ -82,13 +82,19 @@ struct Waiting {
 
 impl Waiting {
     fn reply(self, reply: CommandReply, effects: &mut Vec<Effect>) {
-        let word = match reply {
-            CommandReply::Delivered { .. } => "delivered",
-            CommandReply::Sent { .. } => "sent",
-            _ => "unknown",
-        };
-        self.span.record("patchbay.reply", word);
+        self.span.record("patchbay.reply", word(reply));
         AgentSession::reply(&self.to, reply, effects);
+    }
+}
+
+/// An answer in a word.
+fn word(reply: CommandReply) -> &'static str {
+    match reply {
+        CommandReply::Delivered { .. } => "delivered",
+        CommandReply::Sent { .. } => "sent",
+        CommandReply::Busy => "busy",
+        CommandReply::Superseded => "superseded",
+        CommandReply::Unknown => "unknown",
     }
 }
 
@@ -144,7 +150,8 @@ impl AgentSession {
     }
 
     fn reply(to: &Arc<str>, reply: CommandReply, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Publish { subject: to.clone(), body: json(&reply) });
+        let outcome = Some(word(reply));
+        effects.push(Effect::Publish { subject: to.clone(), body: json(&reply), outcome });
     }
 
     fn on_command(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>) {
@@ -248,6 +255,7 @@ impl AgentSession {
         Effect::Publish {
             subject: subject::agent_claim(&self.me.api_id).into(),
             body: json(&Claim { epoch: self.me.epoch, gateway: self.me.gateway, connection: self.me.connection }),
+            outcome: None,
         }
     }
 
@@ -319,6 +327,7 @@ impl Session for AgentSession {
                             since_ms: self.me.since_ms,
                             gateway: self.me.gateway,
                         }),
+                        outcome: None,
                     });
                 }
             }

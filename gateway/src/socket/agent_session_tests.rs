@@ -66,7 +66,7 @@ impl Peer {
         effects
             .iter()
             .filter_map(|e| match e {
-                Effect::Publish { subject, body } if &**subject == "inbox" => serde_json::from_slice(body).ok(),
+                Effect::Publish { subject, body, .. } if &**subject == "inbox" => serde_json::from_slice(body).ok(),
                 _ => None,
             })
             .collect()

@@ -255,8 +255,17 @@ fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) ->
             }
             Effect::Ping(n) => out.push(OpCode::Ping, &n.to_be_bytes(), now),
             Effect::Pong(payload) => out.push(OpCode::Pong, &payload, now),
-            Effect::Publish { subject, body } => app.outbox.send(subject, body),
-            Effect::Record(fact) => app.facts.record(fact),
+            Effect::Publish { subject, body, outcome } => {
+                if let Some(outcome) = outcome {
+                    app.metrics.command_reply(outcome);
+                }
+                app.outbox.send(subject, body);
+            }
+            Effect::Record(fact) => {
+                if !app.facts.record(fact) {
+                    app.metrics.facts_dropped(1);
+                }
+            }
             Effect::Close { code, reason } => {
                 let mut payload = code.to_be_bytes().to_vec();
                 payload.extend_from_slice(reason.as_bytes());

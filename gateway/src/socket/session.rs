@@ -32,6 +32,8 @@ pub enum Effect {
         subject: Arc<str>,
         /// JSON.
         body: Bytes,
+        /// What it answers to a request to deliver, for metrics.
+        outcome: Option<&'static str>,
     },
     /// Tell the store.
     Record(Fact),

@@ -226,7 +226,7 @@ async fn enter(app: App, switched: UpgradeFut, who: Authenticated, asked: Asked)
             let host = host.name;
             if flapping {
                 tracing::warn!(%api_id, host, "several machines seem to share this api_id: newcomers are refused for a minute");
-                app.metrics.upgrade("flaps");
+                app.metrics.flapping();
             }
             tracing::info!(%api_id, %host_id, host, epoch, secure, replaced, %client, "agent connected");
             epoch

@@ -34,6 +34,14 @@ impl Told {
         text(&self.span.attributes, key)
     }
 
+    /// An attribute that is a number, and no text that looks like one.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        match self.span.attributes.iter().find(|one| one.key == key)?.value.as_ref()?.value.as_ref()? {
+            Value::IntValue(n) => Some(*n),
+            _ => None,
+        }
+    }
+
     pub fn is_child_of(&self, parent: &Self) -> bool {
         self.span.trace_id == parent.span.trace_id && self.span.parent_span_id == parent.span.span_id
     }
