@@ -40,6 +40,11 @@ pub const PASSWORD: &str = "plain-words-for-a-test-7";
 
 const READY: Duration = Duration::from_secs(30);
 
+/// Do servers of this run have a gateway and a worker of their own, over NATS and PostgreSQL?
+pub fn is_spread() -> bool {
+    split::wanted()
+}
+
 /// A server process. Dropping it kills it; when the test is failing, its last log lines are shown.
 pub struct Server {
     data_dir: TempDir,

@@ -116,7 +116,9 @@ fn id_of(answer: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_inserted() {
-    let left = Left { states: &["queued"], frames: Some(0) };
+    // A worker of its own lives a moment longer than the gateway, and may have taken the row in it; nobody holds the agent.
+    let states: &[_] = if crate::harness::is_spread() { &["queued", "sending", "waiting"] } else { &["queued"] };
+    let left = Left { states, frames: Some(0) };
     dies_at("row_inserted", [REPORT_14, SETTINGS_21], left).await;
 }
 
