@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     credentials::Credentials,
-    log::{Event, What},
+    log::{Event, FrameLog, What},
 };
 
 /// Everything in the rows that the log does not bear out, and every frame that came twice on one connection or that no
@@ -36,6 +36,12 @@ pub fn contradictions(events: &[Event], hosts: &[Credentials], rows: &[Value]) -
         }
     }
     wrong
+}
+
+/// The same in two: what came twice on one connection, and all others.
+pub fn duplicates_and_others(events: &[Event], hosts: &[Credentials], rows: &[Value]) -> (Vec<String>, Vec<String>) {
+    let wrong = contradictions(events, hosts, rows);
+    wrong.into_iter().partition(|wrong| wrong.contains(" times on connection "))
 }
 
 /// One host.
@@ -165,6 +171,16 @@ pub fn gave_up(event: &Event) -> bool {
         What::Http { method: "POST", status: Some(status), .. } => *status != 200,
         _ => false,
     }
+}
+
+/// Rows that are not final though their host could still tell its deed.
+pub fn stuck<'a>(rows: &'a [Value], hosts: &[Credentials], log: &FrameLog) -> Vec<&'a Value> {
+    let silent: HashSet<_> = log.select(gave_up).into_iter().map(|event| event.agent).collect();
+    let excused = |row: &Value| {
+        let host = hosts.iter().find(|host| row["host_id"] == host.id.as_str());
+        host.is_some_and(|host| silent.contains(host.api_id.as_str()))
+    };
+    rows.iter().filter(|row| row["final"] == false && !excused(row)).collect()
 }
 
 /// Accepted and not there.

@@ -64,16 +64,13 @@ pub struct Ending {
 
 /// The settings of a queue's workers, of an engine's own type.
 macro_rules! config {
-    ($config:ty, $queue:expr) => {{
-        let mut config = <$config>::default()
+    ($config:ty, $queue:expr) => {
+        <$config>::default()
             .queue($queue.name())
             .batch_size(FETCH)
             .heartbeat_interval(HEARTBEAT)
-            .missed_heartbeats(MISSED_HEARTBEATS);
-        // A fetch locks already; a second write to say "running" would only cost the database's time.
-        config.lock_tasks = false;
-        config
-    }};
+            .missed_heartbeats(MISSED_HEARTBEATS)
+    };
 }
 
 /// Registers the workers of all queues. The engines' backends are types of their own that share no trait short enough to

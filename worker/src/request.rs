@@ -107,11 +107,8 @@ async fn send(bus: &dyn Bus, api_id: &ApiId, request: &CommandRequest, trace: Op
 /// How it went in a word, for traces.
 fn word(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Reply(CommandReply::Delivered { .. }, _) => "delivered",
-        Outcome::Reply(CommandReply::Sent { .. }, _) => "sent",
-        Outcome::Reply(CommandReply::Busy, _) => "busy",
-        Outcome::Reply(CommandReply::Superseded, _) => "superseded",
-        Outcome::Reply(CommandReply::Unknown, _) | Outcome::Unknown => "unknown",
+        Outcome::Reply(reply, _) => reply.name(),
+        Outcome::Unknown => "unknown",
         Outcome::NoResponder(_) => "no_responder",
     }
 }

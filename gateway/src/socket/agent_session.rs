@@ -82,19 +82,8 @@ struct Waiting {
 
 impl Waiting {
     fn reply(self, reply: CommandReply, effects: &mut Vec<Effect>) {
-        self.span.record("patchbay.reply", word(reply));
+        self.span.record("patchbay.reply", reply.name());
         AgentSession::reply(&self.to, reply, effects);
-    }
-}
-
-/// An answer in a word.
-fn word(reply: CommandReply) -> &'static str {
-    match reply {
-        CommandReply::Delivered { .. } => "delivered",
-        CommandReply::Sent { .. } => "sent",
-        CommandReply::Busy => "busy",
-        CommandReply::Superseded => "superseded",
-        CommandReply::Unknown => "unknown",
     }
 }
 
@@ -150,7 +139,7 @@ impl AgentSession {
     }
 
     fn reply(to: &Arc<str>, reply: CommandReply, effects: &mut Vec<Effect>) {
-        let outcome = Some(word(reply));
+        let outcome = Some(reply.name());
         effects.push(Effect::Publish { subject: to.clone(), body: json(&reply), outcome });
     }
 

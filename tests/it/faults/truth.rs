@@ -1,15 +1,12 @@
 //! What must be true once a fault is over, by the hosts' own log and the rows.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tests::{
     admin::Admin,
-    claims::{self, gave_up},
+    claims,
     log::{Event, What},
 };
 use tokio::time::{Instant, sleep};
@@ -116,15 +113,10 @@ pub async fn settled(town: &Town) -> Vec<Value> {
         if open.len() < fewest {
             (fewest, moved) = (open.len(), Instant::now());
         }
-        let silent: HashSet<_> = town.fleet.log().select(gave_up).into_iter().map(|event| event.agent).collect();
-        let excused = |row: &&Value| {
-            let host = town.hosts.iter().find(|host| row["host_id"] == host.id.as_str()).unwrap();
-            silent.contains(host.api_id.as_str())
-        };
-        if open.is_empty() || (open.iter().all(excused) && moved.elapsed() > Duration::from_secs(5)) {
+        let stuck = claims::stuck(&rows, &town.hosts, town.fleet.log());
+        if open.is_empty() || (stuck.is_empty() && moved.elapsed() > Duration::from_secs(5)) {
             return rows;
         }
-        let stuck: Vec<_> = open.iter().filter(|row| !excused(row)).collect();
         assert!(Instant::now() < deadline, "open, though their hosts told all: {stuck:?}\n{}", town.fleet.counts());
         sleep(Duration::from_millis(250)).await;
     }
@@ -132,8 +124,7 @@ pub async fn settled(town: &Town) -> Vec<Value> {
 
 /// What the rows say and the hosts don't bear out: duplicates, and all others.
 pub fn contradictions(town: &Town, rows: &[Value]) -> (Vec<String>, Vec<String>) {
-    let wrong = claims::contradictions(&town.fleet.log().events(), &town.hosts, rows);
-    wrong.into_iter().partition(|wrong| wrong.contains(" times on connection "))
+    claims::duplicates_and_others(&town.fleet.log().events(), &town.hosts, rows)
 }
 
 /// Each host has applied what its owner wants.

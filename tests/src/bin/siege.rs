@@ -89,9 +89,7 @@ async fn main() -> anyhow::Result<()> {
         stream.accepted(stream.count() + SOME).await;
         let asked = stream.stop().await;
         let (rows, open) = settled(&admin, &fleet, &hosts, &earlier).await?;
-        let wrong = claims::contradictions(&fleet.log().events(), &hosts, &rows);
-        let (twice, wrong): (Vec<_>, Vec<_>) =
-            wrong.into_iter().partition(|wrong| wrong.contains(" times on connection "));
+        let (twice, wrong) = claims::duplicates_and_others(&fleet.log().events(), &hosts, &rows);
         found["asked"] = json!(asked.ids.len());
         found["sent_again"] = json!(asked.retries);
         found["refused"] = json!(asked.wrong);
@@ -186,12 +184,7 @@ async fn settled(
     loop {
         let mut rows = admin.commands("").await?;
         rows.retain(|row| !earlier.contains(row["id"].as_str().unwrap_or_default()));
-        let silent: HashSet<_> = fleet.log().select(claims::gave_up).into_iter().map(|event| event.agent).collect();
-        let excused = |row: &Value| {
-            let host = hosts.iter().find(|host| row["host_id"] == host.id.as_str());
-            host.is_some_and(|host| silent.contains(host.api_id.as_str()))
-        };
-        let open = rows.iter().filter(|row| row["final"] == false && !excused(row)).count();
+        let open = claims::stuck(&rows, hosts, fleet.log()).len();
         if open == 0 || Instant::now() >= deadline {
             return Ok((rows, open));
         }
