@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BUILD := cargo build --workspace
 
 # The suites that run a second time on gateway and worker of their own, over NATS and PostgreSQL.
-END_TO_END := api:: auth:: commands:: dashboard:: events:: kills:: peers:: replay::
+END_TO_END := api:: auth:: commands:: dashboard:: events:: kills:: peers:: replay:: terminals::
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-15s %s\n' "$$name" "$$what"; done

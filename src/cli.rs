@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Role;
 
+pub use output::complain;
 pub use run::run;
 
 /// The real-time plane for fleets of Linux hosts that run PatchMon agents.
@@ -39,6 +40,9 @@ Examples:
                                     make a user and print its password
   patchbay config > patchbay.toml   every setting with its default, explained
   patchbay config --check           say what is wrong with the settings in force
+  patchbay login https://patchbay.example
+                                    log in from a shell elsewhere, and then
+  patchbay ssh ann@web-14           open a shell on a host
 
 Admin commands work beside a running server, through a socket in its data directory, and without one.";
 
@@ -85,6 +89,77 @@ pub enum Command {
     ///
     /// It answers 503 to newcomers, closes what is open over PATCHBAY_DRAIN_SECS, and ends, as after SIGTERM.
     Drain,
+
+    /// Log in to a server, for `patchbay ssh`
+    ///
+    /// Asks for the password without echo; when stdin is no terminal the password is its first line. The login is kept
+    /// in ~/.config/patchbay/credentials.json, or below XDG_CONFIG_HOME, or in the file that PATCHBAY_CREDENTIALS
+    /// names; only you can read it. There can be logins at several servers: the last one is used where none is named.
+    /// It ends after 30 minutes in which it was not used.
+    Login {
+        /// Where the server is, such as https://patchbay.example or https://ops.example/patchbay
+        url: String,
+        /// The name to log in with; asked for if it is not given
+        #[arg(long, value_name = "NAME")]
+        username: Option<String>,
+        /// Certificates (PEM) of the authorities to trust for this server instead of the system's; kept with the login
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+    },
+
+    /// End a login
+    ///
+    /// The server ends the session with all that is open in it. If the server is away the login is forgotten here all
+    /// the same, and its session ends after 30 minutes without use.
+    Logout {
+        /// Which one, as it was given to `patchbay login` [default: the last login]
+        url: Option<String>,
+    },
+
+    /// Open a shell on a host, through the server
+    ///
+    /// The server connects to the host by SSH; with --proxy the host's agent does, so that the host needs no open port.
+    /// Log in first with `patchbay login`.
+    #[command(after_long_help = SSH_NOTES)]
+    Ssh(SshArgs),
+}
+
+const SSH_NOTES: &str = "\
+Examples:
+  patchbay ssh web-14                       as root, with a password
+  patchbay ssh ann@web-14 -i ~/.ssh/id_ed25519
+                                            with a private key; its passphrase is asked for
+  patchbay ssh web-14 --proxy               through the agent, to an SSH server on the host itself
+  echo 'df -h /' | PATCHBAY_SSH_PASSWORD=… patchbay ssh web-14
+                                            without a terminal: ends when the shell has read all
+
+Password or private key go through the server, which uses them once and keeps neither.
+In a terminal, ~. at the beginning of a line ends the session, and ~~ types one tilde.
+The exit status is that of the remote shell, or 255 after an error.";
+
+/// Where to, and as whom.
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// The host's name, or a part that only its name has, or its id; USER@HOST names the user as well
+    pub host: String,
+    /// The user on the host [default: root]
+    #[arg(short = 'l', long, value_name = "USER")]
+    pub user: Option<String>,
+    /// The port of the SSH server
+    #[arg(short, long, value_name = "PORT", default_value = "22", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Log in with this private key instead of a password
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Have the host's agent connect, instead of the server
+    #[arg(long)]
+    pub proxy: bool,
+    /// Whom the agent connects to
+    #[arg(long, value_name = "NAME", default_value = "localhost", requires = "proxy")]
+    pub proxy_host: String,
+    /// The server whose login is used [default: the last login]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,6 +182,19 @@ pub enum Host {
     RotateKey {
         /// The id that `host list` shows
         id: String,
+    },
+    /// List the SSH keys that a host showed first, and must show from then on
+    SshKeys {
+        /// The id that `host list` shows, or the name
+        id: String,
+    },
+    /// Forget a host's SSH keys; the next one that it shows is trusted
+    ForgetSshKeys {
+        /// The id that `host list` shows, or the name
+        id: String,
+        /// That of this port alone
+        #[arg(long)]
+        port: Option<u16>,
     },
 }
 
@@ -171,6 +259,23 @@ mod tests {
     fn a_password_is_no_argument() {
         assert!(Cli::try_parse_from(["patchbay", "user", "passwd", "ann", "hunter2hunter2"]).is_err());
         assert!(Cli::try_parse_from(["patchbay", "user", "add", "ann", "--password", "x"]).is_err());
+    }
+
+    #[test]
+    fn a_host_is_reached_as_by_ssh() {
+        let cli =
+            Cli::try_parse_from(["patchbay", "ssh", "-l", "ann", "web", "-p", "2222", "-i", "key"]).expect("parses");
+        let Some(Command::Ssh(args)) = cli.command else { panic!("not ssh") };
+        assert_eq!(
+            (args.host.as_str(), args.user.as_deref(), args.port, args.proxy),
+            ("web", Some("ann"), 2222, false)
+        );
+        for wrong in
+            [&["ssh"][..], &["ssh", "web", "-p", "0"], &["ssh", "web", "--proxy-host", "db"], &["ssh", "a", "ls"]]
+        {
+            assert!(Cli::try_parse_from([&["patchbay"], wrong].concat()).is_err(), "{wrong:?}");
+        }
+        assert!(Cli::try_parse_from(["patchbay", "login", "https://p", "--password", "x"]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod admin;
 mod check;
 mod cli;
+mod client;
 mod config;
 mod data_dir;
 mod limits;
@@ -33,15 +34,13 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error.into()),
     };
     match runtime.block_on(cli::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failed(&error),
     }
 }
 
-/// One line for each thing that is wrong, and exit code 1.
+/// Says what is wrong, and exit code 1.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    for line in format!("{error:#}").lines() {
-        eprintln!("patchbay: {line}");
-    }
+    cli::complain(error);
     ExitCode::FAILURE
 }

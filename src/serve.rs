@@ -173,10 +173,13 @@ fn begin(config: &Config, service: &'static str) -> anyhow::Result<(Cancellation
 /// Nobody is connected yet, and whoever had commands in hand is dead: the database is ours alone.
 async fn go_on(store: &dyn Store) -> anyhow::Result<()> {
     let cleared = store.clear_hints().await.context("cannot clear the hints of the last run")?;
+    let ended = store.end_terminals_of(None, "the server was restarted");
+    let ended = ended.await.context("cannot end the terminals of the last run")?;
     let recovered = store.recover().await.context("cannot look at the commands of the last run")?;
-    if cleared + recovered > 0 {
+    if cleared + ended + recovered > 0 {
         tracing::info!(
             hosts = cleared,
+            terminals = ended,
             commands = recovered,
             "the last run did not end in order: going on where it was"
         );

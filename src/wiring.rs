@@ -1,6 +1,6 @@
 //! What the parts are told of the configuration: each knows only its own settings, none knows variables.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bus::{Bus, LoginFile, MemoryBus, NatsBus, NatsOptions};
@@ -9,8 +9,6 @@ use crate::{
     config::{BusUrl, Config, Secret},
     version::VERSION,
 };
-
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// The gateway's share.
 pub fn gateway_settings(config: &Config, secret: &Secret) -> gateway::Settings {
@@ -31,12 +29,30 @@ pub fn gateway_settings(config: &Config, secret: &Secret) -> gateway::Settings {
         command_expires: config.command_expires_secs.as_secs(),
         events_window: config.events_window.as_usize(),
         result_hold_bytes: config.result_hold_mib.as_usize().saturating_mul(MIB),
+        terminals: gateway::TerminalSettings {
+            ssh_allow: config.ssh_allow.to_vec(),
+            allow_token_query: config.allow_token_query,
+            limits: store::TerminalLimits {
+                per_user: config.terminals_per_user.as_u32().into(),
+                per_host: config.terminals_per_host.as_u32().into(),
+                proxied_per_old_host: config.terminals_per_old_agent.as_u32().into(),
+            },
+            sockets_max: config.terminals_max.as_usize(),
+            idle: config.terminal_idle_secs.as_secs(),
+            most: config.terminal_max_secs.as_secs(),
+            record: config.record_terminals,
+        },
     }
 }
 
 /// The worker's share.
 pub fn worker_settings(config: &Config) -> worker::Settings {
-    worker::Settings { keep: DAY * config.retention_days.as_u32(), ..worker::Settings::default() }
+    let keep = store::Keep::days(
+        config.retention_days.as_u32(),
+        config.recording_retention_days.as_u32(),
+        config.audit_retention_days.as_u32(),
+    );
+    worker::Settings { keep, ..worker::Settings::default() }
 }
 
 /// The store's share.

@@ -10,7 +10,7 @@ use schemas::timestamp::rfc3339;
 use secrecy::zeroize::Zeroizing;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{AddHost, Host, HostFilter, NewKey, Store, StoreError};
+use store::{AddHost, Host, HostFilter, NewAudit, NewKey, Store, StoreError};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -57,6 +57,18 @@ pub enum AdminRequest {
     HostRotateKey {
         /// Its id, api_id or name.
         id: String,
+    },
+    /// The SSH keys that a host showed first.
+    HostSshKeys {
+        /// The host's id or name.
+        id: String,
+    },
+    /// Forgets them: the next one that is shown is trusted.
+    HostForgetSshKeys {
+        /// The host's id or name.
+        id: String,
+        /// Of this port alone.
+        port: Option<u16>,
     },
     /// Adds a user.
     UserAdd {
@@ -124,6 +136,8 @@ impl Admin {
             AdminRequest::HostList => self.host_list().await,
             AdminRequest::HostRemove { id } => self.host_remove(&id).await,
             AdminRequest::HostRotateKey { id } => self.host_rotate_key(&id).await,
+            AdminRequest::HostSshKeys { id } => self.host_ssh_keys(&id).await,
+            AdminRequest::HostForgetSshKeys { id, port } => self.host_forget_ssh_keys(&id, port).await,
             AdminRequest::UserAdd { username, role, password } => self.user_add(&username, &role, password).await,
             AdminRequest::UserPasswd { username, password } => self.user_passwd(&username, password).await,
         }
@@ -169,7 +183,39 @@ impl Admin {
         let rotated = self.store.rotate_key(id, &key).await?;
         let api_id = rotated.ok_or_else(|| AdminError::NoHost(reference.to_owned()))?;
         close(self.bus.as_ref(), &api_id, "key rotated").await;
+        revoke(self.bus.as_ref(), "key", id, "key rotated").await;
         Ok(json!({"id": id, "name": host.name, "api_id": api_id, "api_key": api_key}))
+    }
+
+    async fn host_ssh_keys(&self, reference: &str) -> Result<Value, AdminError> {
+        let host = self.find(reference).await?;
+        let keys = self.store.ssh_keys(host.facts.id).await?;
+        let shown = |key: &store::HostSshKey| {
+            json!({
+                "port": key.port,
+                "fingerprint": key.fingerprint,
+                "key": key.key,
+                "first_seen_at": rfc3339(key.first_seen_at),
+                "last_seen_at": rfc3339(key.last_seen_at),
+            })
+        };
+        Ok(json!({"items": keys.iter().map(shown).collect::<Vec<_>>()}))
+    }
+
+    async fn host_forget_ssh_keys(&self, reference: &str, port: Option<u16>) -> Result<Value, AdminError> {
+        let host = self.find(reference).await?;
+        let id = host.facts.id;
+        let forgotten = self.store.forget_ssh_keys(id, port).await?;
+        let entry = NewAudit {
+            event: "ssh_host_keys_forgotten",
+            address: "admin command".to_owned(),
+            host_id: Some(id),
+            host_name: Some(host.name.clone()),
+            target: port.map(|port| format!("port {port}")),
+            ..NewAudit::default()
+        };
+        self.store.audit(&entry).await?;
+        Ok(json!({"id": id, "name": host.name, "forgotten": forgotten}))
     }
 
     /// What is kept of a key.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     Settings, agent::Agents, api::ApiState, dashboard::Dashboards, facts::Facts, metrics::Metrics, presence::Presence,
-    socket::Outbox,
+    socket::Outbox, terminal::Terminals,
 };
 
 /// Shared by all; cheap to clone.
@@ -37,6 +37,8 @@ pub struct Shared {
     pub api: ApiState,
     /// What dashboards show, and how many there are.
     pub dashboards: Dashboards,
+    /// What terminals share, and how many there are.
+    pub terminals: Terminals,
     /// Cancelled when draining begins: refuse newcomers.
     pub draining: CancellationToken,
     /// Cancelled when the process must end: close what is left.

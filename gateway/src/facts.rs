@@ -60,6 +60,8 @@ pub enum Fact {
         /// What it means.
         deed: Box<Deed>,
     },
+    /// The agent holds these shells no longer.
+    ShellsLeft(Vec<Uuid>),
     /// Everything before is stored when this is answered.
     Flush(oneshot::Sender<()>),
 }
@@ -157,7 +159,7 @@ impl Writer {
     async fn write(&self, facts: &mut Vec<Fact>) {
         self.tell_progress(facts).await;
         let (mut proved, mut lost) = (Moves::default(), Moves::default());
-        let mut flushes = Vec::new();
+        let (mut flushes, mut shells) = (Vec::new(), Vec::new());
         let mut deeds: Vec<(Uuid, Vec<Deed>)> = Vec::new();
         for fact in facts.drain(..) {
             match fact {
@@ -167,6 +169,7 @@ impl Writer {
                     Some((_, of_host)) => of_host.push(*deed),
                     None => deeds.push((host_id, vec![*deed])),
                 },
+                Fact::ShellsLeft(ids) => shells.extend(ids),
                 Fact::Flush(done) => flushes.push(done),
             }
         }
@@ -176,6 +179,10 @@ impl Writer {
             announce_on(self.bus.as_ref(), &stored).await;
         }
         self.apply(lost).await;
+        if !shells.is_empty() {
+            let left = async || self.store.terminals_left_agent(&shells).await.map(|()| Vec::new());
+            self.persist(left).await;
+        }
         for done in flushes {
             let _ = done.send(());
         }

@@ -14,7 +14,8 @@ pub mod presence;
 pub mod server;
 mod settings;
 pub mod socket;
+pub mod terminal;
 
 pub use app::{App, Shared};
 pub use server::Gateway;
-pub use settings::Settings;
+pub use settings::{Settings, TerminalSettings};

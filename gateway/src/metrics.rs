@@ -51,6 +51,14 @@ pub struct Metrics {
     dashboards: UpDownCounter<i64>,
     bcrypt: UpDownCounter<i64>,
     held_bytes: UpDownCounter<i64>,
+    terminal_upgrades: Counter<u64>,
+    terminal_opens: Counter<u64>,
+    terminal_opening: Histogram<f64>,
+    terminals: UpDownCounter<i64>,
+    terminal_bytes: Counter<u64>,
+    terminal_shed: Counter<u64>,
+    terminal_input: Histogram<f64>,
+    terminal_echo: Histogram<f64>,
 }
 
 impl Metrics {
@@ -116,6 +124,31 @@ impl Metrics {
             dashboards: level("patchbay.dashboards.connected", "Open sockets of dashboards"),
             bcrypt: level("patchbay.bcrypt.queued", "bcrypt checks under way or waiting"),
             held_bytes: level("patchbay.results.held_bytes", "Bytes of posted results that wait for the store"),
+            terminal_upgrades: count("patchbay.terminal.upgrades", "Upgrade requests of terminals by outcome"),
+            terminal_opens: count("patchbay.terminal.opens", "Shells that were asked for, by outcome"),
+            terminal_opening: seconds(
+                "patchbay.terminal.open.duration",
+                "From a browser's connect to the open shell, dialling and login included",
+            ),
+            terminals: level("patchbay.terminals.open", "Open shells"),
+            terminal_bytes: meter
+                .u64_counter("patchbay.terminal.size")
+                .with_unit("By")
+                .with_description("Bytes typed into shells and written by them")
+                .build(),
+            terminal_shed: meter
+                .u64_counter("patchbay.terminal.shed")
+                .with_unit("By")
+                .with_description("Output that was left out because the browser did not take it")
+                .build(),
+            terminal_input: seconds(
+                "patchbay.terminal.input.duration",
+                "From reading a keystroke off the browser's socket to handing it on",
+            ),
+            terminal_echo: seconds(
+                "patchbay.terminal.echo.duration",
+                "From reading a keystroke off the browser's socket to the next output of the shell",
+            ),
             registry,
             provider,
             meter,
@@ -132,6 +165,8 @@ impl Metrics {
         self.sse_clients(0);
         self.dashboards(0);
         self.bcrypt_queued(0);
+        self.terminals("direct", 0);
+        self.terminals("proxy", 0);
         self.draining.add(0, &[]);
     }
 
@@ -269,6 +304,45 @@ impl Metrics {
     /// Dashboards were opened (+1) or closed (-1).
     pub fn dashboards(&self, change: i64) {
         self.dashboards.add(change, &[]);
+    }
+
+    /// A terminal's socket was asked for: `accepted`, `unauthorized`, `denied`, `no_host`, `unavailable`.
+    pub fn terminal_upgrade(&self, outcome: &'static str) {
+        self.terminal_upgrades.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// A shell was asked for, `direct` or by `proxy`: `opened`, `limit`, `gone`, `not_allowed`, `unreachable`, `timeout`,
+    /// `host_key`, `refused`, `no_shell`, `offline`, `lost`, `bus_unavailable`, `store_unavailable`, `error`, `ended`.
+    pub fn terminal_opened(&self, mode: &'static str, outcome: &'static str, took: Option<Duration>) {
+        self.terminal_opens.add(1, &[KeyValue::new("mode", mode), KeyValue::new("outcome", outcome)]);
+        if let Some(took) = took {
+            self.terminal_opening.record(took.as_secs_f64(), &[KeyValue::new("mode", mode)]);
+        }
+    }
+
+    /// Shells opened (+1) or ended (-1).
+    pub fn terminals(&self, mode: &'static str, change: i64) {
+        self.terminals.add(change, &[KeyValue::new("mode", mode)]);
+    }
+
+    /// Bytes went `in` to a shell or came `out` of it.
+    pub fn terminal_bytes(&self, mode: &'static str, direction: &'static str, bytes: u64) {
+        self.terminal_bytes.add(bytes, &[KeyValue::new("mode", mode), KeyValue::new("direction", direction)]);
+    }
+
+    /// Output was left out.
+    pub fn terminal_shed(&self, mode: &'static str, bytes: u64) {
+        self.terminal_shed.add(bytes, &[KeyValue::new("mode", mode)]);
+    }
+
+    /// Something typed was handed on.
+    pub fn terminal_input(&self, mode: &'static str, took: Duration) {
+        self.terminal_input.record(took.as_secs_f64(), &[KeyValue::new("mode", mode)]);
+    }
+
+    /// A shell wrote after something was typed.
+    pub fn terminal_echo(&self, mode: &'static str, took: Duration) {
+        self.terminal_echo.record(took.as_secs_f64(), &[KeyValue::new("mode", mode)]);
     }
 
     /// Checks joined (+1) or left (-1) the bcrypt pool.

@@ -4,6 +4,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
+use store::TerminalLimits;
+
+use crate::terminal::target::Allowed;
 
 /// Settings of one gateway.
 #[derive(Debug, Clone)]
@@ -38,6 +41,41 @@ pub struct Settings {
     pub events_window: usize,
     /// Most bytes of posted results that wait for a store that is away.
     pub result_hold_bytes: usize,
+    /// Terminals.
+    pub terminals: TerminalSettings,
+}
+
+/// Settings of terminals.
+#[derive(Debug, Clone)]
+pub struct TerminalSettings {
+    /// Where direct mode may dial, of what is special; and at which ports, of what is covered.
+    pub ssh_allow: Vec<Allowed>,
+    /// A JWT may come as `?token=`.
+    pub allow_token_query: bool,
+    /// Most terminals of a user, and of a host.
+    pub limits: TerminalLimits,
+    /// Most sockets of terminals on this gateway.
+    pub sockets_max: usize,
+    /// A terminal where nothing is typed or written for so long is closed.
+    pub idle: Duration,
+    /// And any after so long.
+    pub most: Duration,
+    /// Record those of hosts that do not say otherwise.
+    pub record: bool,
+}
+
+impl Default for TerminalSettings {
+    fn default() -> Self {
+        Self {
+            ssh_allow: Vec::new(),
+            allow_token_query: false,
+            limits: TerminalLimits { per_user: 10, per_host: 10, proxied_per_old_host: 1 },
+            sockets_max: 500,
+            idle: Duration::from_secs(15 * 60),
+            most: Duration::from_secs(8 * 60 * 60),
+            record: false,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -58,6 +96,7 @@ impl Default for Settings {
             command_expires: Duration::from_secs(86_400),
             events_window: 4_096,
             result_hold_bytes: 64 << 20,
+            terminals: TerminalSettings::default(),
         }
     }
 }

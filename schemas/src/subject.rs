@@ -34,6 +34,25 @@ pub fn agent_close(id: &ApiId) -> String {
     format!("agent.{id}.close")
 }
 
+/// Open a shell ([`crate::message::TerminalOpen`]), answered by [`crate::message::TerminalReply`].
+#[must_use]
+pub fn agent_terminal(id: &ApiId) -> String {
+    format!("agent.{id}.terminal")
+}
+
+/// To the agent's side of a terminal ([`crate::message::TerminalIn`]). Asked, it is answered by
+/// [`crate::message::TerminalState`].
+#[must_use]
+pub fn terminal_in(session: Uuid) -> String {
+    format!("terminal.{session}.in")
+}
+
+/// To the browser's side of a terminal ([`crate::message::TerminalOut`]).
+#[must_use]
+pub fn terminal_out(session: Uuid) -> String {
+    format!("terminal.{session}.out")
+}
+
 /// Something of a host changed ([`crate::event::Event`]).
 #[must_use]
 pub fn host_changed(host: Uuid) -> String {
@@ -43,7 +62,7 @@ pub fn host_changed(host: Uuid) -> String {
 /// Every host's changes.
 pub const ALL_HOSTS_CHANGED: &str = "host.*.changed";
 
-/// Revocations: `revoked.<user|session|role|host>.<id>` ([`crate::message::Revoked`] says what).
+/// Revocations: `revoked.<user|session|role|host|key>.<id>` ([`crate::message::Revoked`] says what).
 #[must_use]
 pub fn revoked(what: &str, id: Uuid) -> String {
     format!("revoked.{what}.{id}")

@@ -21,6 +21,13 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// One line on stderr for each thing that is wrong.
+pub fn complain(error: &anyhow::Error) {
+    for line in format!("{error:#}").lines() {
+        eprintln!("patchbay: {line}");
+    }
+}
+
 /// The columns of `host list`: heading and key. Keys that no row has are left out.
 pub const HOST_COLUMNS: &[(&str, &str)] = &[
     ("NAME", "name"),
@@ -31,6 +38,10 @@ pub const HOST_COLUMNS: &[(&str, &str)] = &[
     ("AGENT", "agent_version"),
     ("LAST SEEN", "last_seen_at"),
 ];
+
+/// The columns of `host ssh-keys`.
+pub const SSH_KEY_COLUMNS: &[(&str, &str)] =
+    &[("PORT", "port"), ("FINGERPRINT", "fingerprint"), ("FIRST SEEN", "first_seen_at"), ("LAST SEEN", "last_seen_at")];
 
 /// A table of the rows in `{"items":[…]}` or `[…]`.
 pub fn table(rows: &Value, columns: &[(&str, &str)]) -> String {

@@ -1,6 +1,6 @@
 //! What each command does.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{anyhow, bail};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Cli, Command, ConfigArgs, Host, PasswordArgs, User, output};
 use crate::{
     admin::{self, Executor as _},
-    check,
+    check, client,
     config::{self, Config, Password, Problems, Role},
     data_dir::{DataDir, Held},
     logging, password, serve,
@@ -21,10 +21,12 @@ const BETWEEN_STATES: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Everything that keeps it from doing what was asked.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.or_else(file_from_environment);
     let load = |role| Config::load(role, file.as_deref(), std::env::vars_os());
-    match cli.command {
+    let done = match cli.command {
+        // Its exit status is the remote shell's.
+        Some(Command::Ssh(args)) => return Ok(client::ssh(&args).await),
         None => serve::embedded(load(Role::Embedded)?).await,
         Some(Command::Gateway) => serve::gateway(load(Role::Gateway)?).await,
         Some(Command::Worker) => serve::worker(load(Role::Worker)?).await,
@@ -65,7 +67,27 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             };
             show(cli.json, &done, || "The server is draining.\n".to_owned())
         }
-    }
+        Some(Command::Login { url, username, ca }) => {
+            let done = client::login(&url, username, ca.as_deref()).await?;
+            show(cli.json, &done, || format!("Logged in to {} as {}.\n", text(&done, "url"), text(&done, "username")))
+        }
+        Some(Command::Logout { url }) => {
+            let done = client::logout(url.as_deref()).await?;
+            show(cli.json, &done, || match done["told"] == true {
+                true => format!("Logged out of {}.\n", text(&done, "url")),
+                false => format!(
+                    "Forgot the login at {}. The server was not told: {}. Its session ends after 30 min without use.\n",
+                    text(&done, "url"),
+                    text(&done, "why"),
+                ),
+            })
+        }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn text<'a>(done: &'a Value, key: &str) -> &'a str {
+    done[key].as_str().unwrap_or("?")
 }
 
 fn file_from_environment() -> Option<PathBuf> {
@@ -109,6 +131,16 @@ async fn host(command: Host, json: bool, config: &Config) -> anyhow::Result<()> 
         Host::RotateKey { id } => {
             let host = ask(config, json!({"op": "host_rotate_key", "id": id})).await?;
             show(json, &host, || credentials("New key for", &host, config))
+        }
+        Host::SshKeys { id } => {
+            let keys = ask(config, json!({"op": "host_ssh_keys", "id": id})).await?;
+            show(json, &keys, || output::table(&keys, output::SSH_KEY_COLUMNS))
+        }
+        Host::ForgetSshKeys { id, port } => {
+            let said = ask(config, json!({"op": "host_forget_ssh_keys", "id": id, "port": port})).await?;
+            show(json, &said, || {
+                format!("Forgotten: {}. The next key that the host shows is trusted.", said["forgotten"])
+            })
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ffi::OsString};
 
 use super::{Problems, near::nearest, setting::key_of, settings::SETTINGS};
+use crate::client;
 
 pub const PREFIX: &str = "PATCHBAY_";
 
@@ -41,7 +42,8 @@ pub fn suggestion(name: &str) -> String {
 
 fn is_accepted(name: &str, value: &str) -> bool {
     let for_tests = name.starts_with("PATCHBAY_TEST_") || name == "PATCHBAY_FAILPOINT";
-    name == CONFIG_FILE || (for_tests && cfg!(debug_assertions)) || is_service_link(name, value)
+    let for_clients = [client::CREDENTIALS, client::PASSWORD].contains(&name);
+    name == CONFIG_FILE || for_clients || (for_tests && cfg!(debug_assertions)) || is_service_link(name, value)
 }
 
 /// What the kubelet injects for every Service of the namespace (`enableServiceLinks`): beside one called `patchbay` or

@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use bus::SubjectPrefix;
+use gateway::terminal::target::Allowed;
 use ipnet::IpNet;
 
 use super::{
@@ -120,6 +121,43 @@ settings! {
 
     /// For how many days finished commands are kept.
     "PATCHBAY_RETENTION_DAYS" retention_days: Whole<1, 36_500> = "30";
+
+    /// Where direct terminals may dial beside ordinary addresses, and at which ports: entries of CIDR[:port[-port]], no port
+    /// is all. Loopback, link-local and metadata addresses are dialled only when an entry of their own net names them; where
+    /// an ordinary address is covered by entries, it is dialled at their ports alone.
+    "PATCHBAY_SSH_ALLOW" ssh_allow: List<Allowed> = "";
+
+    /// true: a JWT may open a terminal as ?token=, as old clients bring it. It then stands in the logs of every proxy on
+    /// the way.
+    "PATCHBAY_ALLOW_TOKEN_QUERY" allow_token_query: bool = "false";
+
+    /// Terminals that one gateway holds.
+    "PATCHBAY_TERMINALS_MAX" terminals_max: Whole<1, 100_000> = "500";
+
+    /// Terminals that one user may have open.
+    "PATCHBAY_TERMINALS_PER_USER" terminals_per_user: Whole<1, 10_000> = "10";
+
+    /// Terminals that may be open on one host.
+    "PATCHBAY_TERMINALS_PER_HOST" terminals_per_host: Whole<1, 10_000> = "10";
+
+    /// Terminals that may be open through an agent before 2.0: two that are busy at once kill it.
+    "PATCHBAY_TERMINALS_PER_OLD_AGENT" terminals_per_old_agent: Whole<1, 100> = "1";
+
+    /// After how many seconds without anything typed or written a terminal is closed; the user is warned a minute before.
+    "PATCHBAY_TERMINAL_IDLE_SECS" terminal_idle_secs: Whole<61, 604_800> = "900";
+
+    /// After how many seconds any terminal is closed.
+    "PATCHBAY_TERMINAL_MAX_SECS" terminal_max_secs: Whole<61, 2_592_000> = "28800";
+
+    /// true: terminals are recorded (what the shell writes, never what is typed) on every host that does not say
+    /// otherwise.
+    "PATCHBAY_RECORD_TERMINALS" record_terminals: bool = "false";
+
+    /// For how many days recordings of terminals that have ended are kept, though not longer than the audit log.
+    "PATCHBAY_RECORDING_RETENTION_DAYS" recording_retention_days: Whole<1, 36_500> = "30";
+
+    /// For how many days the audit log and the list of terminals that have ended are kept.
+    "PATCHBAY_AUDIT_RETENTION_DAYS" audit_retention_days: Whole<1, 36_500> = "365";
 
     /// How many events a client of /api/v1/events can have missed and still get when it comes back.
     "PATCHBAY_EVENTS_WINDOW" events_window: Whole<16, 1_000_000> = "4096";

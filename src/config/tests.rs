@@ -166,6 +166,7 @@ fn service_links_of_kubernetes_are_no_settings() {
 #[test]
 fn names_of_other_programs_are_none_of_our_business() {
     load(&[("PATCHBAYX", "1"), ("PATH", "/bin"), ("OTEL_SERVICE_NAME", "x"), ("PATCHBAY_CONFIG", "x")]).expect("ok");
+    load(&[("PATCHBAY_CREDENTIALS", "x"), ("PATCHBAY_SSH_PASSWORD", "x")]).expect("of login and ssh");
 }
 
 #[test]

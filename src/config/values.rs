@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use gateway::terminal::target::Allowed;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -171,6 +172,26 @@ impl<T: Value> Value for List<T> {
 
     fn absent() -> Result<Self, String> {
         Ok(Self(Vec::new()))
+    }
+}
+
+impl Value for bool {
+    fn expects() -> String {
+        "true or false".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| String::new())
+    }
+}
+
+impl Value for Allowed {
+    fn expects() -> String {
+        "a network with ports or without, such as 127.0.0.0/8, 10.0.0.0/8:22 or [::1]:22-80".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("{why}; "))
     }
 }
 

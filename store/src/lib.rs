@@ -19,6 +19,7 @@ pub use bell::Bell;
 pub use clock::Clock;
 pub use ports::{
     accounts::{Account, Accounts, LoginRow, NewSession, Permission, Role, SessionRow},
+    audit::{Audit, AuditFilter, AuditRow, NewAudit},
     commands::{
         Applied, Commands, Created, CreatedCommand, Due, ListFilter, Listed, NewBatch, NotCreated, PushedTask, Target,
     },
@@ -26,9 +27,15 @@ pub use ports::{
         AddHost, Connect, Connected, Host, HostAuth, HostFilter, Hosts, IntegrationChange, NewKey, Presence, Removed,
         ReportSummaryRow,
     },
-    maintenance::{Maintenance, Retired},
+    maintenance::{Keep, Maintenance, Retired},
+    recordings::{RecordingRow, Recordings},
     reports::{ReportBody, Reports, ScanRow, StoredStatus},
+    ssh_keys::{HostSshKey, KeyCheck, SshKeys, TerminalOptions},
     status::{ALIVE_MS, Beat, REPORTS_MS, Standing, Status, UnderWay},
+    terminals::{
+        AT_AGENT_MAX, NewTerminal, TerminalEnd, TerminalFilter, TerminalLimits, TerminalMode, TerminalOpened,
+        TerminalRow, Terminals,
+    },
     tickets::{DashboardRow, NewTicket, OPEN_TICKETS_MAX, TakenTicket, Tickets},
 };
 
@@ -41,7 +48,7 @@ pub enum StoreError {
     /// Something of that name or id exists already.
     #[error("{0} exists already")]
     Conflict(&'static str),
-    /// The host was removed between the question who it is and the answer.
+    /// The host was removed between the question who it is and the answer; or the terminal was.
     #[error("the host was removed meanwhile")]
     Gone,
     /// A row holds what no version of this program wrote.
@@ -59,7 +66,9 @@ pub struct Page<T> {
 }
 
 /// Everything that is remembered.
-pub trait Store: Hosts + Reports + Commands + Accounts + Maintenance + Status + Tickets {
+pub trait Store:
+    Hosts + Reports + Commands + Accounts + Maintenance + Status + Tickets + Terminals + Audit + Recordings + SshKeys
+{
     /// The clock that decides.
     fn clock(&self) -> &Clock;
 

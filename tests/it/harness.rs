@@ -9,7 +9,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -53,6 +53,8 @@ pub struct Server {
     process: Option<Child>,
     /// What a server that is spread out has beside its gateway.
     split: Option<Split>,
+    /// A gateway beside another server's, whose worker works for it too.
+    beside: bool,
     logs: Logs,
 }
 
@@ -89,8 +91,19 @@ impl Server {
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             process: None,
             split: None,
+            beside: false,
             logs: Logs::default(),
         }
+    }
+
+    /// Another gateway on the database and the bus of one that is spread out, with an address of its own. Started.
+    pub async fn second_gateway(&self) -> Self {
+        let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut server = Self::embedded(&env);
+        server.split = Some(self.split.as_ref().expect("it is one process").beside());
+        server.beside = true;
+        server.restart().await;
+        server
     }
 
     /// Is it spread out?
@@ -103,11 +116,16 @@ impl Server {
         self.split.as_ref().map(Split::database_url)
     }
 
+    /// The bus of those that are spread out.
+    pub fn bus_address() -> SocketAddr {
+        Split::bus_address()
+    }
+
     /// Starts the process on the same data dir and address, and waits until it is ready.
     pub async fn restart(&mut self) {
         self.spawn();
         self.ready(READY).await;
-        if self.split.is_some() {
+        if self.split.is_some() && !self.beside {
             self.worker_ready().await;
         }
     }
@@ -117,7 +135,7 @@ impl Server {
         assert!(self.process.is_none(), "it still runs");
         let role = if self.split.is_some() { &["gateway"][..] } else { &[] };
         self.process = Some(self.launch(role, "3002"));
-        if self.split.as_ref().is_some_and(|split| split.worker.is_none()) {
+        if !self.beside && self.split.as_ref().is_some_and(|split| split.worker.is_none()) {
             let worker = self.launch(&["worker"], "3003");
             self.split.as_mut().unwrap().worker = Some(worker);
         }

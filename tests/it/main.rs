@@ -25,4 +25,6 @@ mod rules;
 mod services;
 mod startup;
 mod telemetry;
+mod terminals;
+mod terminals_proxied;
 mod tls;

@@ -4,6 +4,7 @@
 mod list;
 mod player;
 mod script;
+mod shells;
 mod wanted;
 
 use std::collections::BTreeSet;
@@ -35,7 +36,8 @@ fn every_recording_is_played_or_waits_for_something() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recordings_are_answered_as_recorded() {
-    let server = Server::start().await;
+    // One user has the terminals of all recordings.
+    let server = Server::start_with(&[("PATCHBAY_TERMINALS_PER_USER", "100")]).await;
     let admin = server.admin().await;
     let results: Vec<_> = stream::iter(PLAYED.iter().enumerate())
         .map(|(number, session)| {

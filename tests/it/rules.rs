@@ -44,8 +44,9 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         crates: &["russh"],
-        packages: &["gateway"],
-        places: &["gateway/src/terminal/ssh/", "gateway/src/terminal/ssh.rs"],
+        packages: &["gateway", "tests"],
+        // A scripted agent opens shells as real ones do; the other end is OpenSSH.
+        places: &["gateway/src/terminal/ssh/", "gateway/src/terminal/ssh.rs", "tests/src/agent/shell.rs"],
     },
     Owned { crates: &["async-nats"], packages: &["bus"], places: &["bus/"] },
     Owned { crates: &["sqlx"], packages: &["store", "tests"], places: &["store/", "tests/"] },

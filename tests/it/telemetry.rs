@@ -16,6 +16,8 @@ use tests::{
     admin::Admin,
     credentials::Credentials,
     raw::{self, PATIENCE, Wire},
+    services::openssh::{OpenSsh, Variant},
+    terminal::{Access, Terminal},
 };
 use tokio::net::TcpListener;
 
@@ -269,4 +271,81 @@ fn resident_kib(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_one_story_from_its_socket_to_its_shell() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let collector = Collector::start().await;
+    let ssh = OpenSsh::start(Variant::Password);
+    let allow = ssh.address().to_string();
+    let exporting = exporting(&collector.url);
+    let env = [borrowed(&exporting), vec![("PATCHBAY_SSH_ALLOW", allow.as_str())]].concat();
+    let server = Server::start_with(&env).await;
+    let host = server.add_hosts("web", 1).await.remove(0);
+    let request = Admin::new(&server.url()).unwrap().request(Method::POST, "/hosts/update");
+    let request = request.json(&json!({"packages": [], "ip": ssh.address().ip().to_string()}));
+    let request =
+        raw::credentials(&host).into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+
+    let admin = server.admin().await;
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let access = Access::Bearer(admin.token().unwrap());
+    let parent = [("traceparent", traceparent.as_str())];
+    let mut terminal = Terminal::open_with(&server.target(), &host.id, access, &parent).await.unwrap();
+    let login = json!({"username": ssh.user(), "password": ssh.password(), "port": ssh.address().port()});
+    terminal.connect(login).await;
+    terminal.connected(PATIENCE).await.unwrap();
+    terminal.until("$ ", PATIENCE).await.unwrap();
+    terminal.input("exit\r").await;
+    terminal.until_closed(PATIENCE).await.unwrap();
+
+    let named = |name: &'static str| move |told: &Told| told.span.name == name;
+    let upgrade = collector.span("the upgrade", named("GET /api/{version}/ssh-terminal/{host_id}")).await;
+    assert_eq!(hex(&upgrade.span.trace_id), TRACE);
+    assert_eq!(upgrade.number("http.response.status_code"), Some(101));
+    let opening = collector.span("the opening", named("open terminal")).await;
+    assert!(opening.is_child_of(&upgrade), "{opening:?}");
+    assert_eq!(opening.text("patchbay.outcome").as_deref(), Some("opened"));
+    for step in ["ssh dial", "ssh handshake", "ssh authenticate", "ssh shell"] {
+        let step = collector.span(step, named(step)).await;
+        assert!(step.is_child_of(&opening), "{step:?}");
+    }
+    let closing = collector.span("the end", named("close terminal")).await;
+    assert!(closing.is_child_of(&upgrade), "{closing:?}");
+    assert_eq!(closing.text("patchbay.terminal.id"), opening.text("patchbay.terminal.id"));
+    let secrets = [ssh.password(), host.api_key.as_str(), admin.token().unwrap()];
+    for told in collector.spans() {
+        let text = format!("{told:?}");
+        assert!(!secrets.iter().any(|secret| text.contains(secret)), "a secret is in {}", told.span.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_through_an_agent_is_one_story_over_two_gateways() {
+    let collector = Collector::start().await;
+    let mut server = Server::spread_out(&borrowed(&exporting(&collector.url)));
+    server.restart().await;
+    let other = Gateway::start(&server).await;
+    let host = server.add_hosts("web", 1).await.remove(0);
+    let mut agent = Wire::agent(&raw_target(&other.url), &host).await.unwrap();
+    let admin = server.admin().await;
+    let access = Access::Bearer(admin.token().unwrap());
+    let mut terminal = Terminal::open(&server.target(), &host.id, access).await.unwrap();
+    terminal.connect(json!({"connection_mode": "proxy", "password": "hunter2-on-the-way"})).await;
+    let frame = agent.frame_answering_pings().await.unwrap();
+    let asked: Value = serde_json::from_slice(&frame.payload).unwrap();
+    assert_eq!((&asked["type"], &asked["password"]), (&json!("ssh_proxy"), &json!("hunter2-on-the-way")));
+    let answer = json!({"session_id": asked["session_id"], "type": "ssh_proxy_connected"}).to_string();
+    agent.write(&raw::frame(raw::TEXT, answer.as_bytes())).await.unwrap();
+    terminal.connected(PATIENCE).await.unwrap();
+
+    let opening = collector.span("the opening", |told| told.span.name == "open terminal").await;
+    let line = collector.span("the agent's side", |told| told.span.name == "open shell").await;
+    assert!(line.is_child_of(&opening) && line.instance != opening.instance, "{line:?}");
+    assert_eq!(line.text("patchbay.terminal.id"), opening.text("patchbay.terminal.id"));
+    for told in collector.spans() {
+        assert!(!format!("{told:?}").contains("hunter2-on-the-way"), "a secret is in {}", told.span.name);
+    }
 }

@@ -82,6 +82,8 @@ pub struct Recipe {
     pub compliance: ComplianceMode,
     /// Whether Docker Bench can run.
     pub docker_bench: bool,
+    /// Whether they open terminals.
+    pub ssh_proxy: bool,
 }
 
 impl Recipe {
@@ -98,6 +100,7 @@ impl Recipe {
             packages: None,
             compliance: ComplianceMode::OnDemand,
             docker_bench: false,
+            ssh_proxy: false,
         }
     }
 
@@ -140,6 +143,7 @@ impl Recipe {
                     source: Some(loopback::source(index, self.sources)),
                     compliance: self.compliance,
                     docker_bench: self.docker_bench,
+                    ssh_proxy: self.ssh_proxy,
                     ..AgentConfig::new(host.clone(), generation)
                 }
             })

@@ -9,6 +9,7 @@
 //! - [`admin::Admin`] is the other side: a logged-in API client that makes hosts and asks for commands;
 //! - [`stream::Stream`] asks for commands at a steady rate, and [`claims`] holds rows against what the hosts saw;
 //! - [`raw::Wire`] is a peer by hand, byte for byte, which may break every rule;
+//! - [`terminal::Terminal`] is a browser's terminal, with a screen;
 //! - [`services`] are the servers of others that ours stands on, started for a suite.
 
 pub mod admin;
@@ -32,4 +33,5 @@ pub mod socket;
 mod standin;
 pub mod stream;
 pub mod summary;
+pub mod terminal;
 pub mod timing;

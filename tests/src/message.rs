@@ -125,30 +125,60 @@ impl<'a> ScanProgress<'a> {
     }
 }
 
-/// The answer to every terminal while the host's config.yml does not allow them (protocol 2.5).
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SshProxyError<'a> {
-    /// The same text as `message`.
-    pub data: &'a str,
-    /// For the browser.
-    pub message: &'a str,
-    /// Of the refused session.
-    pub session_id: &'a str,
-    /// `ssh_proxy_error`.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-}
-
 /// The agent's words, with the way to allow it.
 pub const SSH_PROXY_DISABLED: &str = "SSH proxy is not enabled.\n\nTo enable SSH proxy, edit the file \
     /etc/patchmon/config.yml and add the following:\n\nintegrations:\n    ssh-proxy-enabled: true\n\nNote: This cannot \
     be pushed from the server to the agent and should require you to manually do this for security reasons.";
 
-impl<'a> SshProxyError<'a> {
-    /// Refuses `session_id`.
-    pub fn disabled(session_id: &'a str) -> Self {
-        Self { data: SSH_PROXY_DISABLED, message: SSH_PROXY_DISABLED, session_id, kind: "ssh_proxy_error" }
+/// What an agent says of a terminal (protocol 1.4), its fields in the order of the wire.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SshProxy<'a> {
+    /// What the shell wrote; of an error the same text as `message`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a str>,
+    /// For the browser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<&'a str>,
+    /// Whose it is.
+    pub session_id: &'a str,
+    /// `ssh_proxy_connected`, `ssh_proxy_data`, `ssh_proxy_error` or `ssh_proxy_closed`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+}
+
+impl<'a> SshProxy<'a> {
+    /// The shell is open.
+    pub fn connected(session_id: &'a str) -> Self {
+        Self { data: None, message: None, session_id, kind: "ssh_proxy_connected" }
     }
+
+    /// It wrote.
+    pub fn data(session_id: &'a str, text: &'a str) -> Self {
+        Self { data: Some(text), ..Self::connected(session_id) }.called("ssh_proxy_data")
+    }
+
+    /// There is none, and nothing follows.
+    pub fn error(session_id: &'a str, text: &'a str) -> Self {
+        Self { data: Some(text), message: Some(text), ..Self::connected(session_id) }.called("ssh_proxy_error")
+    }
+
+    /// It is gone.
+    pub fn closed(session_id: &'a str) -> Self {
+        Self::connected(session_id).called("ssh_proxy_closed")
+    }
+
+    fn called(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
+    }
+}
+
+/// Bytes as the agents' encoder makes text of them: each that is no UTF-8 becomes a U+FFFD of its own (protocol 6-6).
+pub fn lossy(bytes: &[u8]) -> String {
+    bytes.utf8_chunks().fold(String::with_capacity(bytes.len()), |mut text, chunk| {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+        text
+    })
 }
 
 /// Encodes as the agents' encoder does: no spaces, and `<`, `>`, `&` escaped (protocol 1.2). None of them can stand
@@ -181,7 +211,7 @@ fn date_and_time(time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::lines;
+    use crate::recording::{Line, lines};
 
     #[test]
     fn a_wrong_type_in_any_field_drops_the_message() {
@@ -238,6 +268,40 @@ mod tests {
         let time = OffsetDateTime::from_unix_timestamp_nanos(1_795_561_823_623_035_893).unwrap();
         assert_eq!(whole_seconds(time), "2026-11-24T23:10:23Z");
         assert_eq!(nanoseconds(time), "2026-11-24T23:10:23.623035893Z");
+    }
+
+    #[test]
+    fn terminals_are_spoken_of_as_recorded() {
+        let mut seen = 0;
+        for file in ["1.4-ssh-proxy", "2.1-ssh-proxy", "1.4-ssh-proxy-errors", "2.1-ssh-proxy-errors"] {
+            let recorded =
+                std::fs::read_to_string(format!("{}/wire/{file}.jsonl", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            for line in recorded.lines().map(|line| Line(serde_json::from_str(line).unwrap())) {
+                for kind in ["ssh_proxy_connected", "ssh_proxy_data", "ssh_proxy_error", "ssh_proxy_closed"] {
+                    let Some(payload) = line.message_of(kind) else { continue };
+                    let text = |name: &str| payload[name].as_str().unwrap_or_default();
+                    let (id, data) = (text("session_id"), text("data"));
+                    let sent = match kind {
+                        "ssh_proxy_connected" => SshProxy::connected(id),
+                        "ssh_proxy_data" => SshProxy::data(id, data),
+                        "ssh_proxy_error" => SshProxy::error(id, data),
+                        _ => SshProxy::closed(id),
+                    };
+                    let sent = encode(&sent).unwrap();
+                    assert_eq!(sent.len() as u64, line.bytes().unwrap(), "{sent}");
+                    assert_eq!(serde_json::from_str::<Value>(&sent).unwrap(), payload);
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 80, "{seen}");
+    }
+
+    #[test]
+    fn each_byte_of_half_a_character_is_replaced() {
+        let (first, second) = "h\u{20ac}y".as_bytes().split_at(3);
+        assert_eq!((lossy(first).as_str(), lossy(second).as_str()), ("h\u{fffd}\u{fffd}", "\u{fffd}y"));
+        assert_eq!(lossy("\u{1f600}".as_bytes()), "\u{1f600}");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Misbehaviour {
     DropMidScan,
     /// The process restarts between `started` and the result of its first scan: that scan never has a result.
     RestartMidScan,
+    /// The process dies when two terminals have output at once, as 1.4 agents do (protocol 6-4).
+    ConcurrentWrite,
 }
 
 const DEFAULT_SECS: u64 = 30;
@@ -65,10 +67,11 @@ impl FromStr for Misbehaviour {
             "scan-fails" => Self::ScanFails,
             "drop-mid-scan" => Self::DropMidScan,
             "restart-mid-scan" => Self::RestartMidScan,
+            "concurrent-write" => Self::ConcurrentWrite,
             _ => {
                 return Err(format!(
                     "unknown misbehaviour {name:?}; known are silent, deaf, late-pongs, slow-reader, drop-after, \
-                     reset-after, flap, scan-fails, drop-mid-scan, restart-mid-scan"
+                     reset-after, flap, scan-fails, drop-mid-scan, restart-mid-scan, concurrent-write"
                 ));
             }
         };
@@ -89,6 +92,7 @@ impl fmt::Display for Misbehaviour {
             Self::ScanFails => f.write_str("scan-fails"),
             Self::DropMidScan => f.write_str("drop-mid-scan"),
             Self::RestartMidScan => f.write_str("restart-mid-scan"),
+            Self::ConcurrentWrite => f.write_str("concurrent-write"),
         }
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             "scan-fails",
             "drop-mid-scan",
             "restart-mid-scan",
+            "concurrent-write",
         ] {
             assert_eq!(text.parse::<Misbehaviour>().unwrap().to_string(), text);
         }

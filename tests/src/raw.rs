@@ -101,6 +101,11 @@ impl Wire {
         Ok(wire)
     }
 
+    /// The connection, and what was read of it but not looked at: for whoever goes on with a library.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.input)
+    }
+
     /// Ends with RST instead of FIN.
     pub fn reset(self) {
         let _ = self.stream.set_zero_linger();

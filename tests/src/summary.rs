@@ -31,6 +31,8 @@ pub struct Counts {
     pub frames_lost: u64,
     /// Messages sent.
     pub sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
     /// Server pings that came.
     pub pings: u64,
     /// HTTP calls, retries included.
@@ -83,7 +85,10 @@ impl Counts {
                 *self.frames_by_type.entry(kind.clone()).or_default() += 1;
             }
             What::Lost { .. } => self.frames_lost += 1,
-            What::Sent { .. } => self.sent += 1,
+            What::Sent { bytes, .. } => {
+                self.sent += 1;
+                self.bytes_sent += *bytes as u64;
+            }
             What::Http { status, .. } => {
                 self.http_calls += 1;
                 self.http_errors += u64::from(*status != Some(200));

@@ -25,7 +25,7 @@ use jobs::{
     queue::{DeliverTask, MaintenanceTask},
 };
 use parking_lot::Mutex;
-use store::{Bell, Store};
+use store::{Bell, Keep, Store};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -141,7 +141,7 @@ struct Handlers {
     deliverer: Deliverer,
     store: Arc<dyn Store>,
     bell: Arc<Bell>,
-    keep: Duration,
+    keep: Keep,
     ending: Ending,
 }
 
@@ -180,7 +180,7 @@ impl Handlers {
     fn maintain(&self, task: MaintenanceTask) -> impl Future<Output = Result<(), BoxDynError>> + use<> {
         let (store, keep) = (Arc::clone(&self.store), self.keep);
         self.ending.handle(Queue::Maintenance, async move {
-            if let Err(error) = maintenance::run(store.as_ref(), &task, keep).await {
+            if let Err(error) = maintenance::run(store.as_ref(), &task, &keep).await {
                 tracing::warn!(%error, name = task.name, "maintenance goes on at its next tick");
             }
         })

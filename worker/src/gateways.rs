@@ -24,6 +24,8 @@ const TWICE: Duration = Duration::from_secs(1);
 const SOUND: Duration = Duration::from_secs(10);
 /// Questions under way at once.
 const AT_ONCE: usize = 32;
+/// What is said of terminals that were open on a dead one.
+const GONE: &str = "the gateway is gone";
 
 /// Asks until `stopping`.
 pub async fn run(store: Arc<dyn Store>, bus: Arc<dyn Bus>, stopping: CancellationToken) {
@@ -61,6 +63,11 @@ async fn look(store: &dyn Store, bus: &dyn Bus, sound: &mut Sound) -> Result<(),
             if let Ok(event) = Event::presence(host, false, false, now) {
                 let _ = publish_json(bus, &subject::host_changed(host), &event).await;
             }
+        }
+        // Should this fail, the gateway is found again by them.
+        let ended = store.end_terminals_of(Some(gateway), GONE).await?;
+        if ended > 0 {
+            tracing::warn!(%gateway, terminals = ended, "terminals of a dead gateway have ended");
         }
     }
     Ok(())

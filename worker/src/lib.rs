@@ -20,7 +20,7 @@ mod sweep;
 use std::{sync::Arc, time::Duration};
 
 use bus::Bus;
-use store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
+use store::{Keep, Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -31,15 +31,15 @@ use figures::Figures;
 /// Settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long final commands and what belongs to them stay.
-    pub keep: Duration,
+    /// How long final commands, recordings of terminals and the audit log stay.
+    pub keep: Keep,
     /// Tasks one queue's workers have in hand at once.
     pub concurrency: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { keep: Duration::from_secs(30 * 86_400), concurrency: 64 }
+        Self { keep: Keep::default(), concurrency: 64 }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobs::queue::{MaintenanceTask, RETENTION, SCHEDULES};
-use store::{Store, StoreError};
+use store::{Keep, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// How often the schedules are looked at.
@@ -27,16 +27,14 @@ pub async fn tick(store: Arc<dyn Store>, stopping: CancellationToken) {
 }
 
 /// Runs one maintenance task.
-pub async fn run(store: &dyn Store, task: &MaintenanceTask, keep: Duration) -> Result<(), StoreError> {
+pub async fn run(store: &dyn Store, task: &MaintenanceTask, keep: &Keep) -> Result<(), StoreError> {
     if task.name != RETENTION.name {
         tracing::warn!(name = task.name, "a task that this version does not know");
         return Ok(());
     }
-    let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
     let mut removed = 0;
     loop {
-        let batch =
-            store.retire(keep_ms).await?.total() + store.retire_status().await? + store.retire_tickets().await?;
+        let batch = store.retire(keep).await?.total() + store.retire_status().await? + store.retire_tickets().await?;
         removed += batch;
         if batch == 0 {
             break;

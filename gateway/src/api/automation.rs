@@ -22,7 +22,7 @@ use super::{body::Query, error::ApiError, key::random_key, session::Caller};
 use crate::{App, agent::keys};
 
 /// How long a ticket is good.
-const TICKET_SECS: i64 = 30;
+pub const TICKET_SECS: i64 = 30;
 /// Jobs that are listed when nothing else is asked for.
 const JOBS_DEFAULT: u32 = 10;
 /// Jobs that failed, or that are open or failed, above which upstream calls the queues unwell.

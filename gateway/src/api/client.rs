@@ -1,11 +1,17 @@
 //! Who is at the other end: the peer of the connection, or the client that a trusted proxy names. What X-Forwarded-*
 //! headers say counts only when the peer is a configured proxy; anyone else could write anything there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use axum::http::{Extensions, HeaderMap};
+use axum::{
+    extract::FromRequestParts,
+    http::{Extensions, HeaderMap, request::Parts},
+};
 
-use crate::Settings;
+use crate::{App, Settings};
 
 /// The other end of the connection. The accept loop puts it into every request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +28,17 @@ impl Peer {
     pub fn of(extensions: &Extensions) -> Self {
         let nobody = Self { address: (Ipv4Addr::UNSPECIFIED, 0).into(), tls: false };
         extensions.get().copied().unwrap_or(nobody)
+    }
+}
+
+/// The client of a request, for handlers.
+pub struct Client(pub IpAddr);
+
+impl FromRequestParts<App> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        Ok(Self(client_address(&app.settings, &Peer::of(&parts.extensions), &parts.headers)))
     }
 }
 

@@ -7,10 +7,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use store::NewAudit;
 use tokio::time::timeout;
 
 use super::{
-    client::Peer,
+    client::{Peer, client_address},
     edge::Served,
     error::ApiError,
     origin::{Page, page},
@@ -59,6 +60,18 @@ async fn admit(app: &App, route: &Route, mut request: Request) -> Result<Request
     if let Some(credential) = credential {
         let caller = authenticate(app, &credential, route.activity).await?;
         if let Some(lacking) = route.access.lacks(&caller.account.role) {
+            if let Some(event) = route.denied {
+                let address = client_address(&app.settings, &Peer::of(request.extensions()), request.headers());
+                let entry = NewAudit {
+                    event,
+                    user_id: Some(caller.account.id),
+                    username: Some(caller.account.username),
+                    address: address.to_string(),
+                    reason: Some(format!("the role lacks {}", lacking.name())),
+                    ..NewAudit::default()
+                };
+                app.store.audit(&entry).await?;
+            }
             return Err(ApiError::Forbidden(lacking));
         }
         request.extensions_mut().insert(caller);

@@ -26,6 +26,7 @@ pub mod route;
 pub mod routes;
 pub mod session;
 mod status;
+mod terminals;
 mod token;
 
 use std::{any::Any, net::IpAddr, sync::Arc, time::Duration};

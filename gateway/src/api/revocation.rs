@@ -19,8 +19,10 @@ pub enum Revocation {
     Session(Uuid),
     /// Everything of this user.
     User(Uuid),
-    /// Everything of this host.
+    /// This host was removed.
     Host(Uuid),
+    /// This host's key was replaced.
+    Key(Uuid),
     /// A role lost permissions: ask the store.
     Role,
     /// Some may have been missed while the bus was away: ask the store.
@@ -36,6 +38,7 @@ impl Revocation {
             "session" => id.map(Self::Session),
             "user" => id.map(Self::User),
             "host" => id.map(Self::Host),
+            "key" => id.map(Self::Key),
             "role" => Some(Self::Role),
             _ => None,
         }
@@ -65,7 +68,7 @@ impl Revocations {
     }
 }
 
-/// Tells every gateway, this one included: `what` is `user`, `session`, `role` or `host`. With the bus away the change
+/// Tells every gateway, this one included: `what` is `user`, `session`, `role`, `host` or `key`. With the bus away the change
 /// stands all the same, and live sockets find out when they look at the store again.
 pub async fn revoke(bus: &dyn bus::Bus, what: &'static str, id: Uuid, reason: &str) {
     let revoked = Revoked { reason: reason.to_owned() };
@@ -124,6 +127,7 @@ mod tests {
         assert_eq!(of("session"), Some(Revocation::Session(id)));
         assert_eq!(of("user"), Some(Revocation::User(id)));
         assert_eq!(of("host"), Some(Revocation::Host(id)));
+        assert_eq!(of("key"), Some(Revocation::Key(id)));
         assert_eq!(of("role"), Some(Revocation::Role));
         assert_eq!(of("planet"), None);
         assert_eq!(Revocation::of_subject("revoked.session.x"), None);

@@ -102,6 +102,8 @@ pub struct Route {
     pub access: Access,
     /// Does a request count as activity of its session?
     pub activity: bool,
+    /// What the audit log calls it when somebody may not.
+    pub denied: Option<&'static str>,
     pub(super) summary: &'static str,
     pub(super) query: &'static [&'static str],
     pub(super) body: Option<Shape>,
@@ -124,6 +126,7 @@ impl Route {
             path,
             access,
             activity: true,
+            denied: None,
             summary,
             query: &[],
             body: None,
@@ -137,6 +140,12 @@ impl Route {
     /// Parameters of its query.
     pub(super) const fn query(mut self, names: &'static [&'static str]) -> Self {
         self.query = names;
+        self
+    }
+
+    /// A refusal is written into the audit log, as this.
+    pub(super) const fn denied_as(mut self, event: &'static str) -> Self {
+        self.denied = Some(event);
         self
     }
 

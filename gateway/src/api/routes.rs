@@ -2,7 +2,7 @@
 //! this table, so what is not in it does not exist.
 
 use axum::{Router, routing::on};
-use store::Permission::{ManageHosts, ViewDashboard, ViewHosts, ViewReports};
+use store::Permission::{ManageHosts, ManageUsers, UseRemoteAccess, ViewDashboard, ViewHosts, ViewReports, ViewUsers};
 
 use super::{
     auth, automation, commands, events, hosts, openapi,
@@ -12,7 +12,7 @@ use super::{
         Route,
         Verb::{Delete, Get, Post, Put},
     },
-    status,
+    status, terminals,
 };
 use crate::App;
 
@@ -22,7 +22,7 @@ macro_rules! api {
     };
 }
 
-static TABLE: [Route; 27] = [
+static TABLE: [Route; 36] = [
     Route::new(Post, api!("/auth/login"), Public, "Log in", |m| on(m, auth::login))
         .takes::<auth::LoginRequest>()
         .gives::<auth::LoggedIn>(),
@@ -108,6 +108,44 @@ static TABLE: [Route; 27] = [
         on(m, automation::health)
     })
     .gives::<automation::QueueHealth>(),
+    Route::new(Post, api!("/auth/ssh-ticket"), Needs(UseRemoteAccess), "A one-time pass to a terminal", |m| {
+        on(m, terminals::ticket)
+    })
+    .denied_as("ssh_terminal_access_denied")
+    .takes::<terminals::TicketRequest>()
+    .gives::<terminals::SshTicket>(),
+    Route::new(Get, api!("/terminals"), Needs(ViewUsers), "Terminals, newest first", |m| on(m, terminals::list))
+        .query(&["host_id", "user_id", "open", "cursor", "limit"])
+        .gives::<Page<terminals::Terminal>>(),
+    Route::new(Get, api!("/audit"), Needs(ViewUsers), "The audit log, newest first", |m| on(m, terminals::audit))
+        .query(&["event", "user_id", "host_id", "session_id", "from", "until", "cursor", "limit"])
+        .gives::<Page<terminals::AuditEntry>>(),
+    Route::new(Get, api!("/recordings"), Needs(ManageUsers), "Recordings of terminals, newest first", |m| {
+        on(m, terminals::recordings)
+    })
+    .query(&["host_id", "user_id", "open", "cursor", "limit"])
+    .gives::<Page<terminals::Recording>>(),
+    Route::new(Get, api!("/recordings/{id}"), Needs(ManageUsers), "A recording, as asciicast v2", |m| {
+        on(m, terminals::recording)
+    }),
+    Route::new(Delete, api!("/recordings/{id}"), Needs(ManageUsers), "Remove a recording", |m| {
+        on(m, terminals::remove_recording)
+    })
+    .statuses(&[204]),
+    Route::new(Get, api!("/hosts/{id}/ssh-keys"), Needs(ViewHosts), "SSH keys that a host showed first", |m| {
+        on(m, terminals::ssh_keys)
+    })
+    .gives::<terminals::SshKeys>(),
+    Route::new(Delete, api!("/hosts/{id}/ssh-keys"), Needs(ManageHosts), "Trust the next SSH key of a host", |m| {
+        on(m, terminals::forget_ssh_keys)
+    })
+    .query(&["port"])
+    .gives::<terminals::Forgotten>(),
+    Route::new(Put, api!("/hosts/{id}/terminals"), Needs(ManageHosts), "Set what terminals on a host do", |m| {
+        on(m, terminals::options)
+    })
+    .takes::<terminals::OptionsRequest>()
+    .gives::<hosts::HostRow>(),
     Route::new(Get, "/health", Public, "The server is there", |m| on(m, automation::alive))
         .gives::<automation::Alive>(),
     Route::new(Get, api!("/events"), Needs(events::NEEDS), "What happens to hosts, as it happens", |m| {

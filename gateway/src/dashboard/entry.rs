@@ -43,13 +43,13 @@ impl Entry {
             return Err(refused());
         }
         let (session_id, user_id) = (caller.session_id, caller.account.id);
-        let grounds = Grounds { session_id, user_id, needs: NEEDS, ends_at };
+        let grounds = Grounds { session_id, user_id, host_id: None, needs: NEEDS, ends_at };
         Ok(Self { session_id, username: caller.account.username, grounds })
     }
 
     /// Has someone watch over it.
     pub fn watch(&self, app: &App) -> Allowance {
-        Allowance::watch(app, self.grounds)
+        Allowance::watch(app, self.grounds, None)
     }
 }
 

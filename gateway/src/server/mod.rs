@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     presence::Presence,
     socket::Outbox,
+    terminal::Terminals,
 };
 
 pub use internal::Internal;
@@ -91,6 +92,7 @@ impl Gateway {
             outbox: Outbox::start(Arc::clone(&bus), &tasks, closing.clone()),
             api: ApiState::new(&settings, gateway_id, Arc::clone(&metrics)),
             dashboards: Dashboards::new(gateway_id),
+            terminals: Terminals::new(&settings),
             settings,
             store,
             bus,

@@ -3,19 +3,26 @@
 //! Ping payloads are a counter of the connection: a pong for n proves that the agent's process has read every frame
 //! that was written before ping n (protocol 1.2: agents answer pings in the loop that reads their frames).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bus::{Message, trace};
 use bytes::Bytes;
 use jobs::Deed;
 use schemas::{
     ApiId,
-    agent::{AGENT_READ_LIMIT, AgentFrame, CONNECTED},
-    message::{Claim, CloseRequest, CommandReply, CommandRequest, Mode, Part, StatusReply},
+    agent::{AGENT_READ_LIMIT, AgentFrame, CONNECTED, ShellFrame, TerminalFrame, session_id},
+    message::{
+        Claim, CloseRequest, CommandReply, CommandRequest, Mode, Part, StatusReply, TerminalOpen, TerminalReply,
+    },
     subject, timestamp,
 };
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{Span, field::Empty};
 use uuid::Uuid;
 
@@ -23,7 +30,13 @@ use super::{
     reader::Incoming,
     session::{Effect, Now, Session},
 };
-use crate::facts::Fact;
+use crate::{
+    facts::Fact,
+    terminal::{
+        line::{self, Order},
+        spool::{Item, SPOOL_MAX, Spool, SpoolWriter},
+    },
+};
 
 /// Longest message of an agent, in all its fragments, in bytes.
 pub const MESSAGE_MAX: usize = 128 << 10;
@@ -34,12 +47,34 @@ const PROOF_WAIT: Duration = Duration::from_secs(2);
 /// Commands a connection remembers.
 const REMEMBERED: usize = 128;
 /// Progress frames a second that are looked at.
-const PROGRESS_PER_SEC: u32 = 50;
+const PROGRESS_PER_SEC: u16 = 50;
 
 /// Close code for a connection that a newer one replaced.
 pub const REPLACED: u16 = 4001;
 /// Close code for a host that was removed, or whose key was replaced.
 pub const REVOKED: u16 = 4401;
+
+/// Shells of one agent at most.
+const LINES_MAX: usize = 32;
+/// Frames for shells that wait for the socket.
+const ORDERS: usize = 32;
+
+/// The shells behind one agent.
+struct Lines {
+    /// Where each one's output goes.
+    spools: HashMap<Uuid, SpoolWriter>,
+    sender: mpsc::Sender<Order>,
+    orders: mpsc::Receiver<Order>,
+    /// Shells of an earlier connection that the agent was told to close, and the ping behind that.
+    orphans: Option<(u64, Vec<Uuid>)>,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        let (sender, orders) = mpsc::channel(ORDERS);
+        Self { spools: HashMap::new(), sender, orders, orphans: None }
+    }
+}
 
 /// Which connection this is.
 #[derive(Debug, Clone)]
@@ -95,9 +130,12 @@ pub struct AgentSession {
     last_heard: Instant,
     next_ping: Instant,
     remembered: VecDeque<Remembered>,
-    progress_second: Instant,
-    progress_seen: u32,
+    /// The second in which so many progress frames came; it is only compared with the present one.
+    progress_second: u16,
+    progress_seen: u16,
     ignored: Option<&'static str>,
+    /// The shells behind its agent, while there are some.
+    lines: Option<Box<Lines>>,
     /// Drawn between pings, so that a fleet that connected at once does not ping at once.
     jitter: fn() -> Duration,
 }
@@ -120,11 +158,25 @@ impl AgentSession {
             last_heard: now,
             next_ping: now + ping_gap(),
             remembered: VecDeque::new(),
-            progress_second: now,
+            progress_second: 0,
             progress_seen: 0,
             ignored: None,
+            lines: None,
             jitter: ping_gap,
         }
+    }
+
+    /// Has the agent close shells of earlier connections: it keeps them when its socket ends (protocol 6-5).
+    pub fn close_orphans(&mut self, orphans: Vec<Uuid>, now: Instant, effects: &mut Vec<Effect>) {
+        if orphans.is_empty() {
+            return;
+        }
+        for id in &orphans {
+            let text = TerminalFrame::SshProxyDisconnect { session_id: &session_id(*id) }.encode();
+            effects.push(Effect::Text { text, marked: false });
+        }
+        self.ping(now, effects);
+        self.lines.get_or_insert_default().orphans = Some((self.pings.into(), orphans));
     }
 
     /// Which connection this is.
@@ -152,6 +204,10 @@ impl AgentSession {
             // Whoever asked has given up: an answer would be about another attempt.
             self.ignored = Some("late_request");
             return;
+        }
+        // A report would hold up what is typed for as long as it takes (protocol 6-3).
+        if request.quiet && request.mode == Mode::Deliver && self.is_busy() && !self.remembers(&request) {
+            return Self::reply(to, CommandReply::Busy, effects);
         }
         let epoch = self.me.epoch;
         let known = self.remembered.iter().find(|r| r.id == request.id && r.part == request.part);
@@ -215,6 +271,13 @@ impl AgentSession {
             return;
         };
         let epoch = self.me.epoch;
+        // Read by the agent's process: whichever shells it had are closed.
+        if let Some(lines) = &mut self.lines
+            && let Some((_, ids)) = lines.orphans.take_if(|(ping, _)| *ping <= n)
+        {
+            effects.push(Effect::Record(Fact::ShellsLeft(ids)));
+            self.forget_lines();
+        }
         for entry in self.remembered.iter_mut().filter(|r| !r.proved && r.ping <= n) {
             entry.proved = true;
             if entry.part == Part::Command {
@@ -225,6 +288,63 @@ impl AgentSession {
             } else if entry.part == Part::Command {
                 effects.push(Effect::Record(Fact::Proved { id: entry.id, attempt: entry.attempt, epoch }));
             }
+        }
+    }
+
+    /// No room for what is not there.
+    fn forget_lines(&mut self) {
+        self.lines.take_if(|lines| lines.spools.is_empty() && lines.orphans.is_none());
+    }
+
+    /// Does a shell go through this agent?
+    fn is_busy(&self) -> bool {
+        self.lines.as_ref().is_some_and(|lines| !lines.spools.is_empty())
+    }
+
+    fn remembers(&self, request: &CommandRequest) -> bool {
+        self.remembered.iter().any(|r| r.id == request.id && r.part == request.part)
+    }
+
+    fn on_terminal(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>) {
+        let (Ok(open), Some(reply)) = (message.parse::<TerminalOpen>(), &message.reply) else {
+            self.ignored = Some("bus_message");
+            return;
+        };
+        if now.wall_ms > open.deadline_ms {
+            self.ignored = Some("late_request");
+            return;
+        }
+        let lines = self.lines.get_or_insert_default();
+        if lines.spools.len() >= LINES_MAX {
+            let reason = format!("This agent carries {LINES_MAX} terminals already");
+            let body = json(&TerminalReply::Refused { reason });
+            effects.push(Effect::Publish { subject: reply.clone(), body, outcome: None });
+            return;
+        }
+        let spool = Spool::new(SPOOL_MAX);
+        lines.spools.insert(open.session, spool.writer());
+        effects.push(Effect::Line(Box::new(line::Start {
+            open,
+            reply: reply.clone(),
+            trace: message.trace.clone(),
+            epoch: self.me.epoch,
+            orders: lines.sender.clone(),
+            spool,
+        })));
+    }
+
+    /// A shell of this agent told something; of another's it can tell nothing.
+    fn on_shell(&mut self, session: Uuid, frame: ShellFrame) {
+        let Some(spool) = self.lines.as_ref().and_then(|lines| lines.spools.get(&session)) else {
+            // The answer of a shell of an earlier connection that was closed, or a stranger's.
+            self.ignored = Some("unknown_session");
+            return;
+        };
+        match frame {
+            ShellFrame::Connected => spool.tell(Item::Connected),
+            ShellFrame::Data(data) => spool.output(&data),
+            ShellFrame::Error(message) => spool.tell(Item::Error(message)),
+            ShellFrame::Closed => spool.tell(Item::Closed(None)),
         }
     }
 
@@ -251,8 +371,9 @@ impl AgentSession {
     fn on_text(&mut self, text: &str, now: Now, effects: &mut Vec<Effect>) {
         match AgentFrame::parse(text) {
             Ok(AgentFrame::ScanProgress(progress)) => {
-                if now.instant - self.progress_second >= Duration::from_secs(1) {
-                    self.progress_second = now.instant;
+                let second = u16::try_from(now.wall_ms / 1_000 % 0x1_0000).unwrap_or(0);
+                if second != self.progress_second {
+                    self.progress_second = second;
                     self.progress_seen = 0;
                 }
                 self.progress_seen += 1;
@@ -273,6 +394,7 @@ impl AgentSession {
                     deed: Box::new(deed),
                 }));
             }
+            Ok(AgentFrame::Shell { session_id, frame }) => self.on_shell(session_id, frame),
             Ok(AgentFrame::Unused) => self.ignored = Some("unused_type"),
             Ok(AgentFrame::UnknownType) => self.ignored = Some("unknown_type"),
             Err(_) => self.ignored = Some("malformed"),
@@ -299,9 +421,25 @@ impl Session for AgentSession {
         }
     }
 
+    /// What shells are sent. Asked after the bus, so that a command goes before it.
+    fn poll_own(&mut self, effects: &mut Vec<Effect>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(lines) = &mut self.lines else { return Poll::Pending };
+        match ready!(lines.orders.poll_recv(cx)) {
+            Some(Order::Frame(text)) => effects.push(Effect::Text { text, marked: false }),
+            Some(Order::Gone(session)) => {
+                lines.spools.remove(&session);
+                self.forget_lines();
+            }
+            // It holds a sender itself.
+            None => return Poll::Pending,
+        }
+        Poll::Ready(())
+    }
+
     fn on_message(&mut self, message: &Message, now: Now, effects: &mut Vec<Effect>) {
         match subject::last_token(&message.subject) {
             "command" => self.on_command(message, now, effects),
+            "terminal" => self.on_terminal(message, now, effects),
             "claim" => match message.parse() {
                 Ok(claim) => self.on_claim(claim, effects),
                 Err(_) => self.ignored = Some("bus_message"),
@@ -371,6 +509,9 @@ impl Session for AgentSession {
     }
 
     fn on_end(&mut self, effects: &mut Vec<Effect>) {
+        for spool in self.lines.take().iter().flat_map(|lines| lines.spools.values()) {
+            spool.tell(Item::Lost);
+        }
         for entry in &mut self.remembered {
             if entry.proved {
                 continue;

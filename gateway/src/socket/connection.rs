@@ -18,8 +18,10 @@ use super::{
     reader::{Incoming, ReadError, Reader},
     session::{Effect, Mailbox, Now, Session},
 };
-use crate::App;
+use crate::{App, terminal::line};
 
+/// While more waits to be written, what can wait does: whatever is more urgent is never behind more than this.
+const OUT_SOON: usize = 32 << 10;
 /// Most bytes that wait to be written. A peer that lets so much pile up is closed.
 const OUT_MAX: usize = 1 << 20;
 /// How long what is to be written may take until the peer has taken all of it.
@@ -43,24 +45,42 @@ const DROPPED: Ended = Ended { code: 1006, reason: "the connection ended without
 struct Out {
     bytes: Vec<u8>,
     written: usize,
-    /// Must be taken by then.
+    /// What waited when this was set must be taken by then.
     deadline: Option<Instant>,
+    /// Of which so much is left.
+    due: u32,
     /// TLS streams keep bytes until they are flushed.
     unflushed: bool,
     /// A command's frame is in it.
     marked: bool,
+    /// The peer was served last, so the rest is looked at first: neither a flood of frames nor one of mail shuts others out.
+    io_last: bool,
 }
 
 impl Out {
     fn push(&mut self, opcode: OpCode, payload: &[u8], now: Instant) {
-        if self.bytes.is_empty() {
-            self.deadline = Some(now + WRITE_DEADLINE);
+        let first = self.bytes.is_empty();
+        if self.written >= OUT_SOON {
+            self.bytes.drain(..self.written);
+            self.written = 0;
         }
         let mut head = [0; 16];
         let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);
         self.bytes.reserve_exact(size + payload.len());
         self.bytes.extend_from_slice(&head[..size]);
         self.bytes.extend_from_slice(payload);
+        if first {
+            self.set_deadline(now);
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    fn set_deadline(&mut self, now: Instant) {
+        self.deadline = Some(now + WRITE_DEADLINE);
+        self.due = u32::try_from(self.waiting()).unwrap_or(u32::MAX);
     }
 
     fn is_empty(&self) -> bool {
@@ -73,6 +93,11 @@ impl Out {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.written += n;
+                    self.due = self.due.saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
+                    // A peer that takes all that it was given in time may be given more meanwhile.
+                    if self.due == 0 && self.waiting() > 0 {
+                        self.set_deadline(Instant::now());
+                    }
                     self.unflushed = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -111,6 +136,8 @@ enum Event<M> {
     Io(Io),
     /// Something came from the bus.
     Mail(M),
+    /// A task of the session's own had something for the peer.
+    Own,
     /// The session's time has come, or that of what is to be written.
     Tick,
 }
@@ -145,7 +172,7 @@ where
         if let Some(ended) = perform(app, &mut out, effects, now.instant) {
             closing = Some(ended);
         }
-        if closing.is_some() || out.bytes.len() > OUT_MAX {
+        if closing.is_some() || out.waiting() > OUT_MAX {
             break;
         }
         if let Some(reason) = session.take_ignored() {
@@ -157,17 +184,34 @@ where
             if leaving.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Leave);
             }
-            if let Poll::Ready(io) = poll_io(stream, &mut reader, &mut out, cx) {
-                return Poll::Ready(Event::Io(io));
+            let little = out.waiting() < OUT_SOON;
+            // A peer that always has something to read holds up neither the bus, nor keys for its shells, nor the time.
+            for io in [!out.io_last, out.io_last] {
+                if io {
+                    let reads = session.poll_reads(cx).is_ready();
+                    if let Poll::Ready(io) = poll_io(stream, &mut reader, &mut out, reads, cx) {
+                        return Poll::Ready(Event::Io(io));
+                    }
+                    continue;
+                }
+                // A closed bus says nothing more; the sockets stay.
+                if let Poll::Ready(Some(message)) = mailbox.poll_next(little && session.ready(), cx) {
+                    return Poll::Ready(Event::Mail(message));
+                }
+                if little && session.poll_own(effects, cx).is_ready() {
+                    return Poll::Ready(Event::Own);
+                }
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Tick);
+                }
             }
-            // A closed bus says nothing more; the sockets stay.
-            if let Poll::Ready(Some(message)) = mailbox.poll_next(session.ready(), cx) {
-                return Poll::Ready(Event::Mail(message));
-            }
-            timer.as_mut().poll(cx).map(|()| Event::Tick)
+            Poll::Pending
         });
-        match event.await {
-            Event::Leave => effects.push(Effect::Close { code: 1001, reason: "the server goes away" }),
+        let event = event.await;
+        out.io_last = matches!(event, Event::Io(_));
+        match event {
+            Event::Leave => session.on_leave(effects),
+            Event::Own => {}
             Event::Io(Io::Incoming(incoming)) => {
                 if matches!(incoming, Incoming::Close(_)) {
                     peer = Peer::Closed;
@@ -266,6 +310,9 @@ fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) ->
                     app.metrics.facts_dropped(1);
                 }
             }
+            Effect::Line(start) => {
+                app.sockets.spawn(line::run(app.clone(), *start));
+            }
             Effect::Close { code, reason } => {
                 let mut payload = code.to_be_bytes().to_vec();
                 payload.extend_from_slice(reason.as_bytes());
@@ -280,7 +327,7 @@ fn perform(app: &App, out: &mut Out, effects: &mut Vec<Effect>, now: Instant) ->
     ended
 }
 
-fn poll_io<S>(stream: &mut S, reader: &mut Reader, out: &mut Out, cx: &mut Context<'_>) -> Poll<Io>
+fn poll_io<S>(stream: &mut S, reader: &mut Reader, out: &mut Out, reads: bool, cx: &mut Context<'_>) -> Poll<Io>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -290,6 +337,9 @@ where
             Poll::Ready(Err(error)) => return Poll::Ready(Io::Broken(error.into())),
             Poll::Pending => {}
         }
+    }
+    if !reads {
+        return Poll::Pending;
     }
     reader.poll_next(stream, cx).map(|read| match read {
         Ok(incoming) => Io::Incoming(incoming),

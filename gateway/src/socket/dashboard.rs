@@ -88,7 +88,9 @@ type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Letters {
     fn new(status: watch::Receiver<Arc<str>>, allowance: Allowance) -> Self {
-        let ended: Waiting<()> = Box::pin(async move { allowance.ended().await });
+        let ended: Waiting<()> = Box::pin(async move {
+            let _ = allowance.ended().await;
+        });
         Self { status, changed: None, ended: ended.fuse() }
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::reader::Incoming;
-use crate::facts::Fact;
+use crate::{facts::Fact, terminal::line};
 
 /// What the connection loop must do.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub enum Effect {
     },
     /// Tell the store.
     Record(Fact),
+    /// Start a task that carries a shell of this agent.
+    Line(Box<line::Start>),
     /// Close with this code; nothing more is read or written.
     Close {
         /// RFC 6455 section 7.4.
@@ -94,6 +96,21 @@ pub trait Session: Send {
     /// Does it take mail that can wait?
     fn ready(&self) -> bool {
         true
+    }
+
+    /// Ready when the peer may be read. What it sends waits with the peer until then.
+    fn poll_reads(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// What the session's own tasks have for the peer. Asked only while little waits to be written.
+    fn poll_own(&mut self, _effects: &mut Vec<Effect>, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// The gateway drains.
+    fn on_leave(&mut self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Close { code: 1001, reason: "the server goes away" });
     }
 
     /// Something came from the mailbox.

@@ -81,11 +81,19 @@ pub async fn upgrade(app: &App, peer: &Peer, request: Request<Body>) -> Response
             response.extensions_mut().insert(Served("/api/{version}/agents/ws"));
             response
         }
+        ["api", _, "ssh-terminal", host_id] => terminal(app, peer, request, host_id).await,
+        ["api", _, "ssh-terminal"] => terminal(app, peer, request, "").await,
         [first, ..] if first.starts_with("bullboard") => super::dashboard::upgrade(app, peer, request).await,
         [] => reject(StatusCode::BAD_REQUEST, "Missing path", None),
         _ => reject(StatusCode::NOT_FOUND, "Not found", None),
     };
     without_keep_alive(response)
+}
+
+async fn terminal(app: &App, peer: &Peer, request: Request<Body>, host_id: &str) -> Response {
+    let mut response = super::terminal::upgrade(app, peer, request, host_id).await;
+    response.extensions_mut().insert(Served("/api/{version}/ssh-terminal/{host_id}"));
+    response
 }
 
 /// A refused client has nothing more to ask on this connection.
@@ -221,15 +229,15 @@ async fn enter(app: App, switched: UpgradeFut, who: Authenticated, asked: Asked)
     let host_id = host.id;
     let key_version = host.key_version;
     let connect = Connect { host_id, key_version, secure, gateway_id: app.gateway_id };
-    let epoch = match app.presence.connect(connect).await {
-        Some(Connected::Epoch { epoch, replaced, flapping }) => {
+    let (epoch, orphans) = match app.presence.connect(connect).await {
+        Some(Connected::Epoch { epoch, replaced, flapping, terminals }) => {
             let host = host.name;
             if flapping {
                 tracing::warn!(%api_id, host, "several machines seem to share this api_id: newcomers are refused for a minute");
                 app.metrics.flapping();
             }
             tracing::info!(%api_id, %host_id, host, epoch, secure, replaced, %client, "agent connected");
-            epoch
+            (epoch, terminals)
         }
         Some(Connected::Refused) => {
             goodbye(&mut stream, REVOKED, "credentials are no longer valid").await;
@@ -253,8 +261,9 @@ async fn enter(app: App, switched: UpgradeFut, who: Authenticated, asked: Asked)
         since_ms: app.store.clock().now_ms(),
     };
     let mut effects = Vec::with_capacity(2);
-    let session = AgentSession::new(me, Instant::now(), &mut effects);
+    let mut session = AgentSession::new(me, Instant::now(), &mut effects);
     effects.insert(0, session.claim());
+    session.close_orphans(orphans, Instant::now(), &mut effects);
     app.metrics.handshake(began.elapsed());
     Some(Entered { _holding: holding, stream, session, effects })
 }

@@ -24,6 +24,9 @@ CREATE TABLE hosts (
     compliance_mode TEXT NOT NULL DEFAULT 'on-demand',
     openscap_enabled BIGINT NOT NULL DEFAULT 1,
     docker_bench_enabled BIGINT NOT NULL DEFAULT 0,
+    -- its terminals: old algorithms are offered; recorded or not (null: as the server's default)
+    ssh_legacy BIGINT NOT NULL DEFAULT 0,
+    record_terminals BIGINT,
     -- what its agent told
     agent_version TEXT,
     last_seen_at BIGINT,
@@ -234,6 +237,86 @@ CREATE TABLE dashboard_sessions (
 );
 CREATE INDEX dashboard_sessions_session ON dashboard_sessions (session_id, expires_at);
 CREATE INDEX dashboard_sessions_age ON dashboard_sessions (expires_at);
+
+-- Terminals: a row from their opening on. No foreign keys: the rows outlive the host and the user, whose names they carry.
+CREATE TABLE terminal_sessions (
+    id TEXT NOT NULL PRIMARY KEY,
+    host_id TEXT NOT NULL,
+    host_name TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    username TEXT NOT NULL,
+    address TEXT NOT NULL,
+    gateway_id TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    target TEXT NOT NULL,
+    opened_at BIGINT NOT NULL,
+    connected_at BIGINT,
+    ended_at BIGINT,
+    reason TEXT,
+    bytes_in BIGINT NOT NULL DEFAULT 0,
+    bytes_out BIGINT NOT NULL DEFAULT 0,
+    shed BIGINT NOT NULL DEFAULT 0,
+    exit_status BIGINT,
+    -- the host's agent may hold the shell
+    at_agent BIGINT NOT NULL DEFAULT 0,
+    -- its recording, and what its chunks come to
+    recorded BIGINT NOT NULL DEFAULT 0,
+    chunks BIGINT NOT NULL DEFAULT 0,
+    stored_bytes BIGINT NOT NULL DEFAULT 0,
+    raw_bytes BIGINT NOT NULL DEFAULT 0,
+    recorded_ms BIGINT NOT NULL DEFAULT 0
+);
+CREATE INDEX terminal_sessions_host ON terminal_sessions (host_id, id);
+CREATE INDEX terminal_sessions_user ON terminal_sessions (user_id, id);
+CREATE INDEX terminal_sessions_open ON terminal_sessions (id) WHERE ended_at IS NULL;
+CREATE INDEX terminal_sessions_open_user ON terminal_sessions (user_id, id) WHERE ended_at IS NULL;
+CREATE INDEX terminal_sessions_open_host ON terminal_sessions (host_id, id) WHERE ended_at IS NULL;
+CREATE INDEX terminal_sessions_open_gateway ON terminal_sessions (gateway_id, id) WHERE ended_at IS NULL;
+CREATE INDEX terminal_sessions_at_agent ON terminal_sessions (host_id, id) WHERE at_agent = 1;
+CREATE INDEX terminal_sessions_ended ON terminal_sessions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX terminal_sessions_recorded ON terminal_sessions (id) WHERE recorded = 1;
+CREATE INDEX terminal_sessions_recorded_ended ON terminal_sessions (ended_at) WHERE recorded = 1;
+
+CREATE TABLE recording_chunks (
+    terminal_id TEXT NOT NULL REFERENCES terminal_sessions (id) ON DELETE CASCADE,
+    number BIGINT NOT NULL,
+    chunk BLOB NOT NULL,
+    PRIMARY KEY (terminal_id, number)
+);
+
+-- Who did what. An id is a UUIDv7 of the store's own clock, so their order is that of time. No foreign keys, as above.
+CREATE TABLE audit_log (
+    id TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL,
+    event TEXT NOT NULL,
+    user_id TEXT,
+    username TEXT,
+    address TEXT NOT NULL,
+    host_id TEXT,
+    host_name TEXT,
+    session_id TEXT,
+    mode TEXT,
+    target TEXT,
+    reason TEXT,
+    duration_ms BIGINT,
+    bytes_in BIGINT,
+    bytes_out BIGINT
+);
+CREATE INDEX audit_log_host ON audit_log (host_id, id) WHERE host_id IS NOT NULL;
+CREATE INDEX audit_log_user ON audit_log (user_id, id) WHERE user_id IS NOT NULL;
+CREATE INDEX audit_log_session ON audit_log (session_id, id) WHERE session_id IS NOT NULL;
+CREATE INDEX audit_log_event ON audit_log (event, id);
+
+-- The key that a host's SSH server showed first, a port.
+CREATE TABLE ssh_host_keys (
+    host_id TEXT NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
+    port BIGINT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    first_seen_at BIGINT NOT NULL,
+    last_seen_at BIGINT NOT NULL,
+    PRIMARY KEY (host_id, port)
+);
 
 -- The oldest program that can live with this schema.
 CREATE TABLE schema_floor (

@@ -70,6 +70,10 @@ pub struct Host {
     pub update_interval: u32,
     /// Summary of the latest report.
     pub report: Option<ReportSummaryRow>,
+    /// Its SSH server needs algorithms that are no longer safe.
+    pub ssh_legacy_algorithms: bool,
+    /// Its terminals are (not) recorded; none: as the server's default.
+    pub record_terminals: Option<bool>,
     /// Added.
     pub created_at: i64,
 }
@@ -136,6 +140,8 @@ pub enum Connected {
         replaced: bool,
         /// Too many replacements within a minute: machines share this id.
         flapping: bool,
+        /// Proxied shells that its agent may still hold, the newest first, at most [`crate::AT_AGENT_MAX`].
+        terminals: Vec<Uuid>,
     },
     /// The host is gone, or its key was replaced meanwhile.
     Refused,
@@ -203,7 +209,7 @@ pub trait Hosts: Send + Sync {
     /// whose row said something else.
     async fn assert_hints(&self, gateway_id: Uuid, held: &[(Uuid, i64, bool)]) -> Result<Vec<Uuid>, StoreError>;
 
-    /// Gateways that hold somebody, by the hint.
+    /// Gateways that hold somebody, by the hint, or that terminals are open on.
     async fn gateways_hinted(&self) -> Result<Vec<Uuid>, StoreError>;
 
     /// That gateway is dead: nobody is connected by it any more. Answers whose hint that changed.

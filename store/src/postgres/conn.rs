@@ -106,6 +106,7 @@ fn query(statement: Statement) -> Query<'static, Postgres, PgArguments> {
         Value::Int(n) => query.bind(n),
         Value::Text(text) => query.bind(text.map(storable)),
         Value::Float(x) => query.bind(x),
+        Value::Bytes(bytes) => query.bind(bytes),
     })
 }
 

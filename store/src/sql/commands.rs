@@ -108,11 +108,8 @@ impl<E: Engine> Commands for SqlStore<E> {
             query = query.bind(arg);
         }
         let rows = self.reader().await?.all(query).await?;
-        let mut items: Vec<Command> = rows.iter().map(rows::command).collect::<Result<_, _>>()?;
-        let more = items.len() > limit as usize;
-        items.truncate(limit as usize);
-        let next_cursor = more.then(|| items.last().map(|c| c.id.to_string())).flatten();
-        Ok(Page { items, next_cursor })
+        let items = rows.iter().map(rows::command).collect::<Result<_, _>>()?;
+        Ok(super::page(items, limit, |command: &Command| command.id))
     }
 
     async fn apply(&self, events: &[(Uuid, Event<'_>)]) -> Result<Vec<Applied>, StoreError> {

@@ -2,9 +2,11 @@
 //!
 //! **Locks.** A command moves only in a transaction that holds its host's row; a transaction locks all hosts it needs in
 //! one statement, in the order of their ids, before it touches anything else, and the fleet's pace after them. So no two
-//! wait for each other, and whoever reads a command under its host's lock reads its newest state.
+//! wait for each other, and whoever reads a command under its host's lock reads its newest state. Who opens a terminal
+//! holds a lock for its user before the host's; several terminals are locked in the order of their ids, and no host after.
 
 mod accounts;
+mod audit;
 mod batch;
 mod commands;
 pub(crate) mod engine;
@@ -12,21 +14,25 @@ mod hosts;
 mod maintenance;
 mod plans;
 mod presence;
+mod recordings;
 mod reports;
 mod rows;
+mod ssh_keys;
 pub(crate) mod statement;
 mod status;
 mod tasks;
+mod terminals;
 mod tickets;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub(crate) use engine::{Conn, Engine, NewTask};
 pub use plans::hot_queries;
 pub(crate) use statement::{Statement, Value, get, sql};
+use uuid::{ContextV7, Uuid};
 
-use crate::{Bell, Clock, Store, StoreError};
+use crate::{Bell, Clock, Page, Store, StoreError};
 
 /// The store on an engine.
 pub struct SqlStore<E> {
@@ -34,6 +40,8 @@ pub struct SqlStore<E> {
     bell: Arc<Bell>,
     /// Milliseconds between two paced commands of the fleet.
     pace_ms: i64,
+    /// Orders the entries of the audit log that are of one millisecond.
+    entries: Mutex<ContextV7>,
 }
 
 /// Version numbers, comparable.
@@ -44,7 +52,7 @@ fn version(text: &str) -> Vec<u64> {
 impl<E: Engine> SqlStore<E> {
     /// A store on an engine whose tables are there.
     pub(crate) fn new(engine: E, pace_ms: i64) -> Self {
-        Self { engine, bell: Arc::default(), pace_ms }
+        Self { engine, bell: Arc::default(), pace_ms, entries: Mutex::default() }
     }
 
     /// A newer program's migrations name the oldest one that can live with them.
@@ -87,12 +95,21 @@ impl<E: Engine> Store for SqlStore<E> {
     }
 }
 
+/// A page out of one row more than it holds, in the order of ids.
+fn page<T>(mut items: Vec<T>, limit: u32, id: impl FnOnce(&T) -> Uuid) -> Page<T> {
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next_cursor = more.then(|| items.last().map(|item| id(item).to_string())).flatten();
+    Page { items, next_cursor }
+}
+
 /// Every database error is "try again later", but for what the caller asked wrongly. The text names no values.
 pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::ColumnDecode { index, .. } => StoreError::Corrupt(format!("column {index}")),
         sqlx::Error::PoolTimedOut => StoreError::Unavailable("no connection became free in time".to_owned()),
-        // What is stored for a host needs the host; nothing else has a foreign key that a caller could break.
+        // What is stored for a host needs the host, and a chunk its terminal; nothing else has a foreign key that a caller
+        // could break.
         sqlx::Error::Database(e) if e.is_foreign_key_violation() => StoreError::Gone,
         other => StoreError::Unavailable(other.to_string()),
     }

@@ -3,13 +3,73 @@
 use jobs::{Kind, Queue, State};
 use uuid::Uuid;
 
-use super::{Conn as _, Engine, batch, commands, hosts, maintenance, presence, rows, status, tickets, work};
-use crate::ListFilter;
+use super::{
+    Conn as _, Engine, audit, batch, commands, hosts, maintenance, presence, recordings, rows, ssh_keys, status,
+    terminals, tickets, work,
+};
+use crate::{AuditFilter, ListFilter, TerminalFilter};
 
 /// Each with what it does.
 #[doc(hidden)]
 #[must_use]
 pub fn hot_queries<E: Engine>() -> Vec<(&'static str, String)> {
+    let mut queries = of_commands_and_hosts::<E>();
+    queries.extend(of_terminals::<E>());
+    queries
+}
+
+fn of_terminals<E: Engine>() -> Vec<(&'static str, String)> {
+    let (host_id, user_id, session_id) = (Some(Uuid::nil()), Some(Uuid::nil()), Some(Uuid::nil()));
+    let event = Some("ssh_terminal_opened".to_owned());
+    let list = |filter: &TerminalFilter| terminals::list_sql(filter, false).0;
+    let recordings = |filter: &TerminalFilter| terminals::list_sql(filter, true).0;
+    let log = |filter: &AuditFilter| audit::list_sql(filter).0;
+    let (all, entries) = (TerminalFilter::default(), AuditFilter::default());
+    let open = TerminalFilter { open: Some(true), ..all.clone() };
+    vec![
+        ("open terminals of a user and a host", terminals::OPEN_COUNTS.to_owned()),
+        ("a terminal", terminals::TERMINAL.to_owned()),
+        ("a terminal is connected", terminals::TERMINAL_CONNECTED.to_owned()),
+        ("a terminal ends", terminals::END.to_owned()),
+        ("terminals at agents", terminals::AT_AGENTS.to_owned()),
+        ("terminals left their agents", terminals::left_sql::<E::Conn>()),
+        ("terminals of a gateway end", terminals::end_some_sql::<E::Conn>(true)),
+        ("all terminals end", terminals::end_some_sql::<E::Conn>(false)),
+        ("newest terminals", list(&all)),
+        ("newest ended terminals", list(&TerminalFilter { open: Some(false), ..all.clone() })),
+        ("open terminals", list(&open)),
+        ("open terminals of a host", list(&TerminalFilter { host_id, ..open.clone() })),
+        ("open terminals of a user", list(&TerminalFilter { user_id, ..open })),
+        ("a host's terminals", list(&TerminalFilter { host_id, ..all.clone() })),
+        ("a user's terminals", list(&TerminalFilter { user_id, ..all.clone() })),
+        ("a user's terminals on a host", list(&TerminalFilter { user_id, host_id, ..all.clone() })),
+        ("newest recordings", recordings(&all)),
+        ("a host's recordings", recordings(&TerminalFilter { host_id, ..all.clone() })),
+        ("a user's recordings", recordings(&TerminalFilter { user_id, ..all })),
+        ("a recording", recordings::RECORDING.to_owned()),
+        ("the next chunk", recordings::NEXT_CHUNK.to_owned()),
+        ("a chunk", recordings::CHUNK.to_owned()),
+        ("forget a recording", recordings::forget_sql()),
+        ("old chunks", recordings::OLD_CHUNKS.to_owned()),
+        ("old recordings", recordings::forget_old_sql()),
+        ("old terminals", maintenance::OLD_TERMINALS.to_owned()),
+        ("entries of terminals", audit::OF_TERMINALS.to_owned()),
+        ("newest entries", log(&entries)),
+        ("entries of an event", log(&AuditFilter { event: event.clone(), ..entries.clone() })),
+        ("entries of a user", log(&AuditFilter { user_id, ..entries.clone() })),
+        ("entries of a user, narrowed", log(&AuditFilter { user_id, event: event.clone(), ..entries.clone() })),
+        ("entries of a host", log(&AuditFilter { host_id, ..entries.clone() })),
+        ("entries of a host, narrowed", log(&AuditFilter { host_id, user_id, event, ..entries.clone() })),
+        ("entries of a terminal", log(&AuditFilter { session_id, ..entries })),
+        ("old entries", maintenance::OLD_AUDITS.to_owned()),
+        ("a key that is known", ssh_keys::KNOWN.to_owned()),
+        ("a key is seen again", ssh_keys::SEEN_AGAIN.to_owned()),
+        ("keys of a host", ssh_keys::KEYS.to_owned()),
+        ("forget keys", ssh_keys::FORGET.to_owned()),
+    ]
+}
+
+fn of_commands_and_hosts<E: Engine>() -> Vec<(&'static str, String)> {
     let list = |filter: &ListFilter| commands::list_sql(filter).0;
     let all = ListFilter::default();
     let (batch_id, host_id) = (Some(Uuid::nil()), Some(Uuid::nil()));

@@ -10,6 +10,7 @@ use super::{
     Conn, batch,
     rows::id_list,
     statement::{get, get_uuid, sql},
+    terminals,
     work::Work,
 };
 use crate::{Applied, Connect, Connected, NewBatch, StoreError, Target};
@@ -49,10 +50,14 @@ pub const ASSERT_HINTS: &str = "UPDATE hosts SET connected = 1, gateway_id = $3,
          FROM json_each($1)) AS v \
      WHERE hosts.id = v.id AND hosts.epoch = v.epoch AND (connected = 0 OR gateway_id <> $3) RETURNING hosts.id";
 
-/// One step along the index a gateway, however many hosts each holds.
+/// One step along the index a gateway, however many hosts each holds or terminals are open on it.
 pub const GATEWAYS: &str = "WITH RECURSIVE named(id) AS (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 \
      UNION ALL SELECT (SELECT MIN(gateway_id) FROM hosts WHERE connected = 1 AND gateway_id > named.id) FROM named \
-     WHERE named.id IS NOT NULL) SELECT id FROM named WHERE id IS NOT NULL";
+     WHERE named.id IS NOT NULL), \
+     opened(id) AS (SELECT MIN(gateway_id) FROM terminal_sessions WHERE ended_at IS NULL \
+     UNION ALL SELECT (SELECT MIN(gateway_id) FROM terminal_sessions WHERE ended_at IS NULL AND gateway_id > opened.id) \
+     FROM opened WHERE opened.id IS NOT NULL) \
+     SELECT id FROM named WHERE id IS NOT NULL UNION SELECT id FROM opened WHERE id IS NOT NULL";
 
 pub const CLEAR_HINTS_OF: &str = "UPDATE hosts SET connected = 0, gateway_id = NULL, connected_at = NULL, \
      disconnected_at = $2 WHERE connected = 1 AND gateway_id = $1 RETURNING id";
@@ -106,9 +111,15 @@ pub async fn take_epochs<C: Conn>(work: &mut Work<C>, connects: &[Connect]) -> R
         let flapping = get::<i64>(row, "flapping_until")? > work.now;
         epochs.insert(get_uuid(row, "id")?, (get::<i64>(row, "epoch")?, flapping));
     }
+    let mut held = terminals::at_agents_by_host(&mut work.tx, id_list(epochs.keys())).await?;
     // Each epoch is given once, whatever the group holds.
     let outcome = |connect: &Connect| match epochs.remove(&connect.host_id) {
-        Some((epoch, flapping)) => Connected::Epoch { epoch, replaced: replaced.contains(&connect.host_id), flapping },
+        Some((epoch, flapping)) => Connected::Epoch {
+            epoch,
+            replaced: replaced.contains(&connect.host_id),
+            flapping,
+            terminals: held.remove(&connect.host_id).unwrap_or_default(),
+        },
         None => Connected::Refused,
     };
     Ok(connects.iter().map(outcome).collect())

@@ -136,6 +136,8 @@ pub fn host(row: &impl Cells) -> Result<Host, StoreError> {
         agent_version: get(row, "agent_version")?,
         update_interval: minutes(row)?,
         report,
+        ssh_legacy_algorithms: get_bool(row, "ssh_legacy")?,
+        record_terminals: get::<Option<i64>>(row, "record_terminals")?.map(|record| record != 0),
         created_at: get(row, "created_at")?,
     })
 }

@@ -15,6 +15,7 @@ pub enum Value {
     Int(Option<i64>),
     Text(Option<String>),
     Float(Option<f64>),
+    Bytes(Option<Vec<u8>>),
 }
 
 macro_rules! values {
@@ -42,6 +43,7 @@ values! {
     Option<String> => |text| Self::Text(text),
     Option<&str> => |text| Self::Text(text.map(str::to_owned)),
     &ApiId => |id| Self::Text(Some(id.as_str().to_owned())),
+    &[u8] => |bytes| Self::Bytes(Some(bytes.to_owned())),
     Uuid => |id| Self::Text(Some(id.to_string())),
     &Uuid => |id| Self::Text(Some(id.to_string())),
     Option<Uuid> => |id| Self::Text(id.map(|id| id.to_string())),
@@ -82,6 +84,7 @@ pub trait Cells: Send + Sync + Sized {
     fn int(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;
     fn text(&self, column: &str) -> Result<Option<&str>, sqlx::Error>;
     fn float(&self, column: &str) -> Result<Option<f64>, sqlx::Error>;
+    fn bytes(&self, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error>;
 }
 
 macro_rules! cells {
@@ -96,6 +99,10 @@ macro_rules! cells {
             }
 
             fn float(&self, column: &str) -> Result<Option<f64>, sqlx::Error> {
+                self.try_get(column)
+            }
+
+            fn bytes(&self, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
                 self.try_get(column)
             }
         }
@@ -125,7 +132,7 @@ macro_rules! cell {
     };
 }
 
-cell!(i64: int, &'r str: text, String: text, f64: float);
+cell!(i64: int, &'r str: text, String: text, f64: float, Vec<u8>: bytes);
 
 /// Reads a column.
 pub fn get<'r, T: Cell<'r>>(row: &'r impl Cells, column: &str) -> Result<T, StoreError> {

@@ -133,6 +133,7 @@ fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {
         Value::Int(n) => query.bind(n),
         Value::Text(text) => query.bind(text),
         Value::Float(x) => query.bind(x),
+        Value::Bytes(bytes) => query.bind(bytes),
     })
 }
 

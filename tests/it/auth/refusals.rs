@@ -95,7 +95,6 @@ async fn what_is_no_upgrade_of_an_agent_is_told_so() {
         "/api/v1/hosts",
         "/api/v1/ws/status",
         "/board",
-        "/api/v1/ssh-terminal/0194d0d8-0000-7000-8000-000000000001?ticket=x",
     ] {
         let reply = refused(&target, &raw::upgrade_request(path, &credentials, &[])).await;
         assert_refused(&reply, 404, "Not found", path);

@@ -57,5 +57,6 @@ mod store_reports;
 mod store_sqlite;
 mod store_status;
 mod store_sweep;
+mod store_terminals;
 mod store_tickets;
 mod store_world;

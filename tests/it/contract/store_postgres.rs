@@ -7,7 +7,7 @@ use jobs::{Kind, Queue, State};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use store::{
-    Accounts, Clock, Commands, Hosts, Maintenance, Store, StoreError,
+    Accounts, Clock, Commands, Hosts, Keep, Maintenance, Store, StoreError,
     postgres::{Options, PostgresStore, hot_queries},
 };
 use tests::services::postgres::{Database, Durability, Postgres};
@@ -395,10 +395,10 @@ async fn finished_tasks_go_and_others_stay() {
              FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM apalis.jobs) AS v WHERE v.id = j.id",
         )
         .unwrap();
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0, "they stay a day");
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 0, "they stay a day");
     clock.advance(DAY + 2_000);
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 3);
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0);
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 3);
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 0);
 }
 
 /// A statement's plan for whatever values it is given.
@@ -445,12 +445,14 @@ async fn types(conn: &mut sqlx::PgConnection, sql: &str) -> String {
 /// Steps that read every row of a table of ours. A partial index holds only the rows it is about.
 fn walks(step: &Value, found: &mut Vec<String>) {
     // One row a worker, a schedule, a minute of the last hour; a second's changes.
-    const SMALL: [&str; 12] = [
+    const SMALL: [&str; 14] = [
         "hosts_held",
         "commands_due",
         "commands_open",
         "commands_one_scan",
         "commands_ended",
+        "terminal_sessions_open",
+        "terminal_sessions_open_gateway",
         "command_totals",
         "command_changes",
         "command_end_totals",
@@ -504,6 +506,19 @@ async fn hot_statements_walk_through_no_table_of_a_million_rows() {
          SELECT md5(id), 'u', id, expires_at FROM sessions",
         "INSERT INTO dashboard_sessions (digest, session_id, expires_at) \
          SELECT md5(id), id, expires_at FROM sessions",
+        "INSERT INTO terminal_sessions (id, host_id, host_name, user_id, username, address, gateway_id, mode, target, \
+         opened_at, ended_at, at_agent, recorded, chunks) \
+         SELECT gen_random_uuid(), h.id, '', md5((i % 100)::text), '', '', md5((i % 3)::text), 'proxy', '', i, \
+         CASE WHEN i % 1000 <> 0 THEN i END, CASE WHEN i % 500 = 0 THEN 1 ELSE 0 END, i % 2, 1 \
+         FROM generate_series(1, 200000) AS i JOIN (SELECT id, row_number() OVER (ORDER BY id) AS n FROM hosts) AS h \
+         ON h.n = 1 + i % 20000",
+        "INSERT INTO recording_chunks (terminal_id, number, chunk) \
+         SELECT id, n, '\\x00' FROM terminal_sessions, generate_series(0, 7) AS n WHERE recorded = 1",
+        "INSERT INTO audit_log (id, at, event, user_id, address, host_id, session_id) \
+         SELECT gen_random_uuid(), opened_at, (ARRAY['ssh_terminal_opened', 'ssh_terminal_closed'])[n], user_id, '', host_id, id \
+         FROM terminal_sessions, generate_series(1, 2) AS n",
+        "INSERT INTO ssh_host_keys (host_id, port, key, fingerprint, first_seen_at, last_seen_at) \
+         SELECT id, 22, id, '', 0, 0 FROM hosts",
         "VACUUM ANALYZE",
     ] {
         database.superuser(many).unwrap();

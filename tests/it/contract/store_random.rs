@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     store_moves::results,
-    store_world::{HOUR, MINUTE, SECOND, World, batch, connect, scan},
+    store_world::{HOUR, MINUTE, SECOND, World, batch, connect, keep, scan},
 };
 
 /// One step. Numbers pick a host or a command, modulo how many there are.
@@ -198,7 +198,7 @@ impl History {
                     assert_eq!(self.world.number(&open).await, 0, "its commands end with it");
                 }
             }
-            Act::Retire => drop(store.retire(24 * HOUR).await.unwrap()),
+            Act::Retire => drop(store.retire(&keep(24 * HOUR)).await.unwrap()),
         }
     }
 

@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use store::{
-    Accounts, Clock, Commands, Hosts, Maintenance, StoreError,
+    Accounts, Clock, Commands, Hosts, Keep, Maintenance, StoreError,
     sqlite::{Options, SqliteStore, hot_queries},
 };
 use tempfile::TempDir;
@@ -193,10 +193,10 @@ async fn finished_tasks_go_and_others_stay() {
          status = CASE rowid WHEN 1 THEN 'Done' WHEN 2 THEN 'Failed' WHEN 3 THEN 'Killed' ELSE 'Running' END",
     )
     .await;
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0, "they stay a day");
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 0, "they stay a day");
     file.clock.advance(DAY + 2_000);
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 3);
-    assert_eq!(store.retire(30 * DAY).await.unwrap().tasks, 0);
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 3);
+    assert_eq!(store.retire(&Keep::default()).await.unwrap().tasks, 0);
 }
 
 /// With many rows and the planner's statistics, and without any: no hot statement walks through a whole table.
@@ -217,6 +217,21 @@ async fn hot_statements_walk_through_no_table() {
          SELECT 'done-' || i, x'00', 'agent-commands', 'Done', 0, i FROM n",
     )
     .await;
+    file.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) \
+         INSERT INTO terminal_sessions (id, host_id, host_name, user_id, username, address, gateway_id, mode, target, \
+         opened_at, ended_at, at_agent, recorded, chunks) \
+         SELECT 'terminal-' || i, 'host-' || (i % 50), '', 'user-' || (i % 20), '', '', 'g', 'proxy', '', i, \
+         CASE WHEN i % 50 = 0 THEN NULL ELSE i END, i % 100 = 0, i % 2, 1 FROM n",
+    )
+    .await;
+    file.execute("INSERT INTO recording_chunks SELECT id, 0, x'00' FROM terminal_sessions WHERE recorded = 1").await;
+    file.execute(
+        "INSERT INTO audit_log (id, at, event, user_id, address, host_id, session_id) \
+         SELECT id, opened_at, 'ssh_terminal_opened', user_id, '', host_id, id FROM terminal_sessions",
+    )
+    .await;
+    file.execute("INSERT INTO ssh_host_keys SELECT id, 22, id, '', 0, 0 FROM hosts").await;
     let queries = hot_queries();
     assert!(queries.len() >= 10);
     for analysed in [false, true] {
@@ -256,8 +271,21 @@ fn walks(step: &str) -> bool {
         "schedule_ticks",
         "tickets",
         "dashboard_sessions",
+        "terminal_sessions",
+        "t",
+        "recording_chunks",
+        "audit_log",
+        "a",
+        "ssh_host_keys",
     ];
-    let partial = ["hosts_held", "commands_due", "commands_open", "commands_ended"];
+    let partial = [
+        "hosts_held",
+        "commands_due",
+        "commands_open",
+        "commands_ended",
+        "terminal_sessions_open",
+        "terminal_sessions_open_gateway",
+    ];
     words.next() == Some("SCAN")
         && words.next().is_some_and(|table| tables.contains(&table))
         && !words.next_back().is_some_and(|index| partial.contains(&index))

@@ -13,7 +13,7 @@ use schemas::{
 };
 use serde_json::{Value, json};
 use store::{
-    AddHost, Applied, Clock, Connect, Connected, Created, NewBatch, NewKey, NotCreated, Store, Target,
+    AddHost, Applied, Clock, Connect, Connected, Created, Keep, NewBatch, NewKey, NotCreated, Store, Target,
     postgres::PostgresStore,
     sqlite::{Options, SqliteStore},
 };
@@ -271,6 +271,11 @@ pub fn key(text: &str) -> NewKey {
 
 pub fn connect(host_id: Uuid) -> Connect {
     Connect { host_id, key_version: 1, secure: true, gateway_id: GATEWAY }
+}
+
+/// What retention keeps when only commands are asked about.
+pub fn keep(commands_ms: i64) -> Keep {
+    Keep { commands_ms, ..Keep::default() }
 }
 
 /// The epoch of a connection that was let in.

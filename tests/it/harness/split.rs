@@ -1,9 +1,10 @@
 //! A server that is spread out: what its parts share, and its worker.
 
 use std::{
+    net::SocketAddr,
     process::Child,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -28,7 +29,7 @@ pub fn wanted() -> bool {
 
 /// The parts of one server.
 pub struct Split {
-    database: Database,
+    database: Arc<Database>,
     prefix: String,
     pub worker: Option<Child>,
 }
@@ -43,7 +44,16 @@ impl Split {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { Postgres::shared().await.database().await })
         });
-        Self { database: made.join().expect("a database"), prefix, worker: None }
+        Self { database: Arc::new(made.join().expect("a database")), prefix, worker: None }
+    }
+
+    /// The same database and the same part of the bus, for another gateway.
+    pub fn beside(&self) -> Self {
+        Self { database: Arc::clone(&self.database), prefix: self.prefix.clone(), worker: None }
+    }
+
+    pub fn bus_address() -> SocketAddr {
+        NATS.address()
     }
 
     pub fn database_url(&self) -> String {

@@ -172,6 +172,8 @@ async fn result_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_written() {
-    let left = Left { states: &["running"], frames: Some(1) };
+    // A gateway of its own lives a moment longer than the worker: the agent's last word may get in.
+    let states: &[_] = if crate::harness::is_spread() { &["running", "cancelled"] } else { &["running"] };
+    let left = Left { states, frames: Some(1) };
     dies_at("cancel_written", [CANCEL_14, CANCEL_21], left).await;
 }

@@ -16,6 +16,7 @@ use tests::{
 use super::{
     list::Session,
     script::{brief, lines, path, scan_ends, status, target},
+    shells::Shells,
     wanted::{check_body, command_for, frame_fits},
 };
 
@@ -29,18 +30,20 @@ struct Asked {
 }
 
 pub struct Player {
-    admin: Admin,
-    target: Server,
+    pub(super) admin: Admin,
+    pub(super) target: Server,
     source: Ipv4Addr,
     http: reqwest::Client,
-    host: Credentials,
-    socket: Option<Socket>,
+    pub(super) host: Credentials,
+    pub(super) socket: Option<Socket>,
     /// Messages that came before they were waited for.
-    messages: VecDeque<Value>,
+    pub(super) messages: VecDeque<Value>,
     pongs: usize,
     asked: Vec<Asked>,
     /// The scan whose result has not been posted yet.
     open_scan: Option<String>,
+    /// Browsers with terminals on the host.
+    pub(super) shells: Shells,
 }
 
 impl Player {
@@ -65,6 +68,7 @@ impl Player {
             pongs: 0,
             asked: Vec::new(),
             open_scan: None,
+            shells: Shells::default(),
         };
         let lines = lines(session)?;
         for (index, (number, line)) in lines.iter().enumerate() {
@@ -176,9 +180,12 @@ impl Player {
     async fn send(&mut self, line: &Value) -> anyhow::Result<()> {
         let text = match &line["payload"] {
             Value::Null => line["raw"].as_str().unwrap_or_default().to_owned(),
-            payload => payload.to_string(),
+            payload => self.shells.translated(payload).to_string(),
         };
         self.socket()?.send_text(&text, PATIENCE).await?;
+        if line["payload"]["type"].as_str().is_some_and(|kind| kind.starts_with("ssh_proxy")) {
+            return self.shell_said(&line["payload"]).await;
+        }
         if line["payload"]["type"] == "compliance_scan_progress" {
             // Its pong comes once the server has read the progress: a result that is posted at once, where the recording
             // had minutes, does not overtake it.
@@ -193,6 +200,9 @@ impl Player {
         let frame = &line["payload"];
         if frame["type"] == "connected" {
             return self.wait_frame(frame).await;
+        }
+        if frame["type"].as_str().is_some_and(|kind| kind.starts_with("ssh_proxy")) {
+            return self.expect_shell(frame).await;
         }
         if frame["type"] == "compliance_scan_cancel" {
             let Some(scan) = self.open_scan.clone() else { return Ok(()) };
@@ -237,7 +247,7 @@ impl Player {
         }
     }
 
-    async fn wait_frame(&mut self, wanted: &Value) -> anyhow::Result<()> {
+    pub(super) async fn wait_frame(&mut self, wanted: &Value) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.messages.iter().position(|message| frame_fits(wanted, message)) {
@@ -261,7 +271,7 @@ impl Player {
         self.take(incoming).await
     }
 
-    async fn take(&mut self, incoming: Incoming) -> anyhow::Result<()> {
+    pub(super) async fn take(&mut self, incoming: Incoming) -> anyhow::Result<()> {
         match incoming {
             Incoming::Ping(payload) => Ok(self.socket()?.send_pong(payload, PATIENCE).await?),
             Incoming::Pong(payload) => {
@@ -278,7 +288,7 @@ impl Player {
     }
 
     /// Does `work`, and reads the socket while it takes.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
         tokio::pin!(work);
         loop {
             let Some(socket) = &mut self.socket else { return Ok(work.await) };
@@ -301,7 +311,7 @@ impl Player {
             ensure!(tokio::time::Instant::now() < deadline, "the server did not notice a lost socket");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
+        self.shells.lost().await
     }
 
     /// The socket still lives, and every command came to the end that the recording means.

@@ -13,13 +13,17 @@ async fn every_command_explains_itself_without_touching_anything() {
             &["--help"],
             &["Usage: patchbay", "host", "user", "config", "drain", "migrate", "--json", "Examples", "127.0.0.1:3001"],
         ),
-        (&["host", "--help"], &["add", "list", "remove", "rotate-key"]),
+        (&["host", "--help"], &["add", "list", "remove", "rotate-key", "ssh-keys", "forget-ssh-keys"]),
         (&["host", "add", "--help"], &["<NAME>", "key", "once"]),
         (&["host", "rotate-key", "--help"], &["disconnected at once"]),
+        (&["host", "forget-ssh-keys", "--help"], &["--port", "trusted"]),
         (&["user", "--help"], &["add", "passwd"]),
         (&["user", "add", "--help"], &["--role", "readonly", "--password-stdin"]),
         (&["user", "passwd", "--help"], &["sessions end"]),
         (&["config", "--help"], &["--check"]),
+        (&["login", "--help"], &["<URL>", "--username", "--ca", "without echo", "PATCHBAY_CREDENTIALS"]),
+        (&["logout", "--help"], &["[URL]", "the last login"]),
+        (&["ssh", "--help"], &["<HOST>", "--user", "--port", "--identity", "--proxy", "--server", "Examples", "~."]),
         (&["--version"], &["patchbay 0."]),
     ];
     for (args, words) in pages {

@@ -10,6 +10,7 @@ use super::{
     host::Host,
     process::{End, Process},
     service::Message,
+    terminals,
 };
 use crate::{
     generation::Generation,
@@ -28,7 +29,9 @@ pub(super) async fn run(
     orders: &mut mpsc::Receiver<Control>,
 ) -> Option<End> {
     let mut connection = Connection::new(&process.host, socket);
-    let gone = connection.exchange(inbox, outgoing, orders).await;
+    let (uplink, mut from_terminals) = terminals::uplink();
+    *process.uplink.lock() = uplink;
+    let gone = connection.exchange(inbox, outgoing, &mut from_terminals, orders).await;
     if let Hangup::Reset = gone.how
         && let Some(socket) = connection.socket.take()
     {
@@ -113,6 +116,7 @@ impl<'a> Connection<'a> {
         &mut self,
         inbox: &mpsc::Sender<Box<Inbound>>,
         outgoing: &mut mpsc::Receiver<Box<Message>>,
+        from_terminals: &mut mpsc::Receiver<Box<Message>>,
         orders: &mut mpsc::Receiver<Control>,
     ) -> Gone {
         loop {
@@ -131,6 +135,7 @@ impl<'a> Connection<'a> {
                     _ => Ok(()),
                 },
                 Some(message) = outgoing.recv() => self.send(message).await,
+                Some(message) = from_terminals.recv() => self.send(message).await,
                 order = orders.recv() => self.obey(order).await,
                 () = tokio::time::sleep_until(timer) => self.on_timer().await,
             };

@@ -8,6 +8,10 @@ mod report;
 mod results;
 mod scan;
 mod service;
+mod shell;
+#[cfg(test)]
+mod terminal_tests;
+mod terminals;
 #[cfg(test)]
 mod tests;
 mod ticks;
@@ -55,6 +59,8 @@ pub struct AgentConfig {
     pub docker: bool,
     /// Whether Docker Bench can run.
     pub docker_bench: bool,
+    /// `ssh-proxy-enabled` of its config.yml.
+    pub ssh_proxy: bool,
     /// Packages in a report instead of the recorded ones ([`crate::recording::packages`]).
     pub packages: Option<Arc<RawValue>>,
     /// Leaves the connection of the last HTTP call open, as real agents do.
@@ -83,6 +89,7 @@ impl AgentConfig {
             compliance: ComplianceMode::OnDemand,
             docker: false,
             docker_bench: false,
+            ssh_proxy: false,
             packages: None,
             keep_http_open: false,
         }

@@ -11,6 +11,7 @@ use super::{
     host::Host,
     scan::Scans,
     service::{self, Message},
+    terminals::{self, Terminals, Uplink},
 };
 use crate::{
     backoff::Backoff,
@@ -41,6 +42,9 @@ pub(super) struct Process {
     pub(super) life: CancellationToken,
     pub(super) outbox: mpsc::Sender<Box<Message>>,
     pub(super) scans: Mutex<Scans>,
+    pub(super) terminals: Terminals,
+    /// To the socket of now, or of before: what is said of terminals is lost with the socket.
+    pub(super) uplink: Mutex<Uplink>,
 }
 
 impl Process {
@@ -88,7 +92,14 @@ pub(super) async fn live(
 async fn run(host: &Arc<Host>, orders: &mut mpsc::Receiver<Control>, stop: &CancellationToken) -> End {
     let (inbox, messages) = mpsc::channel(INBOX);
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
-    let process = Arc::new(Process { host: host.clone(), life: stop.child_token(), outbox, scans: Mutex::default() });
+    let process = Arc::new(Process {
+        host: host.clone(),
+        life: stop.child_token(),
+        outbox,
+        scans: Mutex::default(),
+        terminals: Terminals::default(),
+        uplink: Mutex::new(terminals::uplink().0),
+    });
     let _started = Running::begin(&process);
     let connections = Connections { process: &process, orders, inbox, outgoing };
     Box::pin(connections.run(messages)).await

@@ -9,13 +9,13 @@ use super::{
     host::ComplianceMode,
     http::{Body, Call},
     process::Process,
-    scan,
+    scan, terminals,
     ticks::Ticks,
 };
 use crate::{
     generation::Generation,
     log::What,
-    message::{self, Inbound, SshProxyError},
+    message::{self, Inbound},
 };
 
 /// A message on its way to the server.
@@ -144,12 +144,8 @@ async fn act(process: &Arc<Process>, message: Inbound) {
             };
             process.host.state.lock().compliance = mode;
         }
-        "ssh_proxy" => {
-            let session_id = message.session_id.unwrap_or_default();
-            if let Ok(text) = message::encode(&SshProxyError::disabled(&session_id)) {
-                process.send(Message::plain(text));
-            }
-        }
+        "ssh_proxy" => terminals::open(process, message).await,
+        "ssh_proxy_input" | "ssh_proxy_resize" | "ssh_proxy_disconnect" => terminals::tell(process, message).await,
         // The rest is read and does nothing visible on these hosts.
         _ => {}
     }

@@ -52,7 +52,8 @@ Misbehaviours (NAME=COUNT, or NAME:NUMBER=COUNT; the number is seconds unless sa
   flap:N            hangs up N seconds after every connect
   scan-fails        every scan ends in a failed result
   drop-mid-scan     loses its socket in the middle of its first scan; the result is still posted
-  restart-mid-scan  restarts in the middle of its first scan, whose result never comes"
+  restart-mid-scan  restarts in the middle of its first scan, whose result never comes
+  concurrent-write  dies when two terminals have output at once, as 1.4 agents do (needs --ssh-proxy)"
 )]
 struct Arguments {
     /// Where the agents go: http:// and a loopback address, nothing else is accepted
@@ -107,6 +108,10 @@ struct Arguments {
     /// Only sockets: no start-up calls, no report at the start
     #[arg(long)]
     quiet_start: bool,
+
+    /// Agents open terminals: real SSH connections to whatever host and port the server names
+    #[arg(long)]
+    ssh_proxy: bool,
 
     /// Source addresses in 127.0.0.0/8 that the agents share; 0 gives each its own
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -190,6 +195,7 @@ fn recipe(arguments: &Arguments) -> anyhow::Result<Recipe> {
         start: if arguments.quiet_start { Start::Quiet } else { Start::Full },
         sources: arguments.sources,
         packages: arguments.packages,
+        ssh_proxy: arguments.ssh_proxy,
         ..Recipe::new(arguments.generation)
     })
 }

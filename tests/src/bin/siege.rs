@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
 
     let fleet = Fleet::start(
         server,
-        Recipe::fast(Generations::Mixed).agents(&hosts),
+        Recipe { ssh_proxy: true, ..Recipe::fast(Generations::Mixed) }.agents(&hosts),
         Some(arguments.connect_rate),
         FrameLog::in_memory(),
     );

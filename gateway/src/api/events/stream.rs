@@ -215,7 +215,7 @@ impl Reader {
         match revoked {
             Ok(Revocation::Session(id)) => self.ended |= id == self.session_id,
             Ok(Revocation::User(id)) => self.ended |= id == self.user_id,
-            Ok(Revocation::Host(_)) => {}
+            Ok(Revocation::Host(_) | Revocation::Key(_)) => {}
             Ok(Revocation::Role | Revocation::Any) | Err(RecvError::Lagged(_)) => self.recheck_at = Instant::now(),
             Err(RecvError::Closed) => self.ended = true,
         }

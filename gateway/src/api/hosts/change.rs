@@ -148,6 +148,7 @@ pub async fn rotate_key(
     let key = kept(&app.agents.bcrypt, &api_key).await?;
     let api_id = app.store.rotate_key(id, &key).await?.ok_or(ApiError::NotFound(NO_HOST))?;
     close(app.bus.as_ref(), &api_id, "key rotated").await;
+    revoke(app.bus.as_ref(), "key", id, "key rotated").await;
     caller.noted("rotated the key of a host", id);
     Ok(Answer(AddedHost { id, name: host.name, api_id: api_id.into(), api_key }))
 }

@@ -42,6 +42,7 @@ pub struct HostRow {
     /// Minutes between reports.
     update_interval: u32,
     integrations: Integrations,
+    terminals: TerminalChoice,
     /// Summary of the latest report.
     report: Option<ReportSummary>,
     created_at: String,
@@ -55,6 +56,15 @@ pub struct Integrations {
     compliance_mode: Mode,
     openscap_enabled: bool,
     docker_bench_enabled: bool,
+}
+
+/// What the owner set for terminals.
+#[derive(Serialize, ToSchema)]
+pub struct TerminalChoice {
+    /// Direct mode may use algorithms that are no longer thought safe.
+    legacy_algorithms: bool,
+    /// They are recorded; null: as the server's default says.
+    record: Option<bool>,
 }
 
 /// Compliance scans: never, when asked, or on a schedule too.
@@ -153,6 +163,7 @@ impl From<Host> for HostRow {
                 openscap_enabled: facts.openscap_enabled,
                 docker_bench_enabled: facts.docker_bench_enabled,
             },
+            terminals: TerminalChoice { legacy_algorithms: host.ssh_legacy_algorithms, record: host.record_terminals },
             report: host.report.map(ReportSummary::from),
             created_at: rfc3339(host.created_at),
         }

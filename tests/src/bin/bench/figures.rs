@@ -76,6 +76,21 @@ pub struct MidStorm {
     pub last_secs: f64,
 }
 
+/// Terminals of one combination.
+#[derive(Debug, Clone, Serialize)]
+pub struct Terminals {
+    /// Keystroke to echo, at an sshd behind the gateway.
+    pub direct: Millis,
+    /// The same at the same sshd with OpenSSH's client.
+    pub bare: Millis,
+    /// Through an agent whose shell echoes at once: all of it is ours.
+    pub proxied: Millis,
+    pub output_mb_per_sec: f64,
+    /// What the agent wrote beyond that, as fast as its socket took it.
+    pub left_out_mb_per_sec: f64,
+    pub ctrl_c_ms: f64,
+}
+
 /// One combination.
 #[derive(Debug, Clone, Serialize)]
 pub struct Patchbay {

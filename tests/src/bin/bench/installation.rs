@@ -118,6 +118,7 @@ impl Installation {
             ("PATCHBAY_LISTEN", format!("{address}:3001")),
             ("PATCHBAY_INTERNAL_LISTEN", format!("{address}:3002")),
             ("PATCHBAY_ADMIN_PASSWORD", PASSWORD.to_owned()),
+            ("PATCHBAY_SSH_ALLOW", "127.0.0.0/8".to_owned()),
             ("RUST_LOG", "warn".to_owned()),
         ]);
         if let Some(shared) = &self.shared {

@@ -11,6 +11,7 @@ mod machine;
 mod measure;
 mod process;
 mod table;
+mod terminal;
 
 use std::{path::PathBuf, process::ExitCode, sync::OnceLock, time::Instant};
 
@@ -20,7 +21,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use figures::{Patchbay, Queue, Sockets};
+use figures::{Patchbay, Queue, Sockets, Terminals};
 
 /// Measures Patchbay on both combinations, and others beside it, and prints one table.
 #[derive(Debug, Parser)]
@@ -46,6 +47,8 @@ enum Part {
     Embedded,
     /// Two gateways and a worker on NATS and PostgreSQL
     Spread,
+    /// Terminals on both combinations; needs root, for an sshd of its own
+    Terminals,
     /// Node's ws, with and without bcryptjs
     Node,
     /// BullMQ on Redis
@@ -63,6 +66,8 @@ pub struct Results {
     pub agents: usize,
     pub embedded: Option<Patchbay>,
     pub spread: Option<Patchbay>,
+    pub terminals_embedded: Option<Terminals>,
+    pub terminals_spread: Option<Terminals>,
     pub node_open: Option<Sockets>,
     pub node_bcrypt: Option<Sockets>,
     pub floor: Option<Sockets>,
@@ -108,6 +113,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         agents,
         embedded: None,
         spread: None,
+        terminals_embedded: None,
+        terminals_spread: None,
         node_open: None,
         node_bcrypt: None,
         floor: None,
@@ -122,6 +129,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Spread) {
         results.spread = kept(measure::patchbay(installation::SPREAD, &binaries, agents).await, &mut failed);
+    }
+    if wanted(Part::Terminals) {
+        let measured = terminal::terminals(installation::EMBEDDED, &binaries).await;
+        results.terminals_embedded = kept(measured, &mut failed);
+        results.terminals_spread = kept(terminal::terminals(installation::SPREAD, &binaries).await, &mut failed);
     }
     if wanted(Part::Floor) {
         results.floor = kept(beside::floor(&binaries, agents).await, &mut failed);

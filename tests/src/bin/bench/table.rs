@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     Results,
-    figures::{Memory, Patchbay, Sockets},
+    figures::{Memory, Millis, Patchbay, Sockets, Terminals},
 };
 
 struct Row {
@@ -31,7 +31,35 @@ pub fn table(results: &Results) -> String {
         let (beside, ratios) = (beside.join("; "), ratios.join("; "));
         let _ = writeln!(text, "| {} | {} | {one} | {two} | {beside} | {ratios} |", row.what, row.goal);
     }
+    terminals(results, &mut text);
     text
+}
+
+/// Terminals are measured apart.
+fn terminals(results: &Results, text: &mut String) {
+    let both = [&results.terminals_embedded, &results.terminals_spread];
+    let mut row = |what: &str, goal: &str, show: &dyn Fn(&Terminals) -> String, beside: &str| {
+        let [one, two] = both.map(|figures| figures.as_ref().map_or_else(|| "–".to_owned(), show));
+        let _ = writeln!(text, "| {what} | {goal} | {one} | {two} | {beside} | |");
+    };
+    let millis = |millis: &Millis| format!("p50 {:.2} ms, p99 {:.2} ms", millis.p50, millis.p99);
+    let added = |figures: &Terminals| {
+        let (ours, bare) = (&figures.direct, &figures.bare);
+        format!("{}; added p99 {:.2} ms", millis(ours), ours.p99 - bare.p99)
+    };
+    let bare = results
+        .terminals_embedded
+        .as_ref()
+        .map_or_else(String::new, |figures| format!("OpenSSH's client at the same sshd: {}", millis(&figures.bare)));
+    row("keystroke → echo, directly", "≤ 2 ms added (p99)", &added, &bare);
+    let proxied = |figures: &Terminals| millis(&figures.proxied);
+    row("the same through an agent that echoes at once", "≤ 5 ms (p99)", &proxied, "");
+    let output = |figures: &Terminals| {
+        format!("{:.0} MB/s ({:.0} more left out)", figures.output_mb_per_sec, figures.left_out_mb_per_sec)
+    };
+    row("output through an agent that writes as fast as it can", "≥ 20 MB/s", &output, "");
+    let ctrl_c = |figures: &Terminals| format!("{:.0} ms", figures.ctrl_c_ms);
+    row("Ctrl-C in the middle of it", "≤ 200 ms", &ctrl_c, "");
 }
 
 fn storm(results: &Results) -> Row {
