@@ -8,13 +8,14 @@ const target = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.me
 const { WebSocket } = createRequire(path.join(target, "browser/"))("ws");
 
 /** An address of its own, the same one again after a restart. */
-function address() {
+export function address() {
   const pid = process.pid;
   return `127.${64 + (pid >> 14) % 32}.${(pid >> 7) & 127}.${1 + (pid & 127)}`;
 }
 
 export class Server {
-  constructor(binary, folder, timeoutMs) {
+  /** `settings`: more of its environment. */
+  constructor(binary, folder, timeoutMs, settings = {}) {
     this.binary = binary;
     this.timeoutMs = timeoutMs;
     this.password = "0123456789 browser";
@@ -30,6 +31,7 @@ export class Server {
       PATCHBAY_INTERNAL_LISTEN: `${address()}:3002`,
       PATCHBAY_ADMIN_PASSWORD: this.password,
       RUST_LOG: "info",
+      ...settings,
     };
   }
 
@@ -66,6 +68,14 @@ export class Server {
   async addHosts(count) {
     const names = Array.from({ length: count }, (_, n) => `web-${n + 1}`);
     return (await this.call("POST", "/hosts", { names })).items;
+  }
+
+  /** What a host says of itself. */
+  async report(host, facts) {
+    const headers = { "Content-Type": "application/json", "X-Api-Id": host.api_id, "X-Api-Key": host.api_key };
+    const about = { packages: [], repositories: [], osType: "debian", osVersion: "12", architecture: "amd64", ...facts };
+    const answer = await fetch(this.url + "/api/v1/hosts/update", { method: "POST", headers, body: JSON.stringify(about) });
+    if (!answer.ok) throw new Error(`the report was answered ${answer.status} ${await answer.text()}`);
   }
 
   command(kind, hosts) {
