@@ -155,6 +155,7 @@ impl Opener for Shells {
 
     fn typed(&mut self) {
         self.who.types();
+        self.spool.expect();
     }
 
     fn progressed(&mut self) {
@@ -196,7 +197,7 @@ impl Mailbox for Letters {
         if !ready {
             return Poll::Pending;
         }
-        let hurries = self.spool.urgent() || self.spool.waiting() >= PIECE;
+        let hurries = self.spool.expected() || self.spool.urgent() || self.spool.waiting() >= PIECE;
         if !hurries && self.due.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }

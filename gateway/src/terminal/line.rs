@@ -219,7 +219,8 @@ impl Line {
             let due = self.last_sent + GATHER;
             // What is no output needs no room.
             let may_send = self.sent - self.taken < WINDOW || self.spool.urgent();
-            let gathers = due > Instant::now() && self.spool.waiting() < PIECE && !self.spool.urgent();
+            let hurries = self.spool.expected() || self.spool.urgent();
+            let gathers = due > Instant::now() && self.spool.waiting() < PIECE && !hurries;
             let may_write = self.connected && !self.held.is_empty();
             tokio::select! {
                 message = self.incoming.next() => match message {
@@ -257,6 +258,7 @@ impl Line {
             && self.held_bytes + size(&input) <= HELD_MAX
         {
             self.got = number;
+            self.spool.expect();
             if matches!(&input, TerminalInput::Keys(keys) if keys == super::INTERRUPT) {
                 self.spool.hurry();
             }

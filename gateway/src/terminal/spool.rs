@@ -55,6 +55,8 @@ struct Inner {
     idle_looks: u32,
     /// Counts what was taken.
     takes: u64,
+    /// Something was typed, and nothing was taken since.
+    expected: bool,
     /// Until then only the newest counts.
     hurries_until: Option<Instant>,
     reading: Option<Waker>,
@@ -80,6 +82,7 @@ impl Spool {
             writer: 0,
             idle_looks: 0,
             takes: 0,
+            expected: false,
             hurries_until: None,
             reading: None,
             writing: None,
@@ -101,6 +104,7 @@ impl Spool {
         match inner.take(most) {
             Some(item) => {
                 inner.idle_looks = 0;
+                inner.expected &= !matches!(item, Item::Output(_));
                 inner.takes += 1;
                 if let Some(waker) = inner.writing.take() {
                     waker.wake();
@@ -123,6 +127,17 @@ impl Spool {
     /// The reader took something after all: it was further on the way than could be seen from here.
     pub fn progressed(&self) {
         self.inner.lock().idle_looks = 0;
+    }
+
+    /// Something was typed: what the shell writes next is shown at once.
+    pub fn expect(&self) {
+        self.inner.lock().expected = true;
+    }
+
+    /// Is its echo waited for? Then output must not wait for more to come together.
+    #[must_use]
+    pub fn expected(&self) -> bool {
+        self.inner.lock().expected
     }
 
     /// For a moment only the newest output counts: somebody typed Ctrl-C, and what was on its way is of no use any more.
